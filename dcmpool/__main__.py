@@ -1,0 +1,6 @@
+"""`python -m dcmpool`."""
+
+from dcmpool.cli import main
+
+if __name__ == "__main__":
+    main()

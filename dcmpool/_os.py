@@ -1,0 +1,153 @@
+"""Every call that differs between operating systems; today Linux alone is served.
+
+What dcmpool needs from the kernel: pidfd (5.3) as proof of death, sealed memfds for the output of children,
+PR_SET_PDEATHSIG so that nothing outlives the supervisor, PR_SET_CHILD_SUBREAPER so that grandchildren cannot
+escape. `check_platform` says so in one line elsewhere.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from dcmpool.errors import LockedError, UsageError
+
+OUTPUT_BYTES = 64 * 1024
+"""How much of a child's output is kept; what it prints beyond that is refused, and nobody waits for anybody."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def check_platform() -> None:
+    """Raise `UsageError` where the kernel cannot prove that a child is dead."""
+    if sys.platform != "linux":
+        raise UsageError(f"dcmpool runs on Linux; this is {sys.platform}. Use a Linux machine, a container or WSL 2")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise UsageError(f"dcmpool needs a Linux kernel of 5.4 or later with pidfd ({error.strerror})") from error
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent `parent` dies (prctl(2), PR_SET_PDEATHSIG).
+
+    Called by the child itself. The parent may have died before the call, so it is looked at afterwards.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphaned descendant (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children (proc(5), /proc/pid/task/tid/children)."""
+    pid = os.getpid()
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def sealed_memory(name: str, size: int) -> int:
+    """Return a memfd of `size` zero bytes that cannot grow: writing to it never waits and never fills a disk."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def read_output(fd: int) -> str:
+    """Return what was written to a sealed memfd so far; never blocks."""
+    written = min(os.lseek(fd, 0, os.SEEK_CUR), OUTPUT_BYTES)
+    return os.pread(fd, written, 0).decode("utf-8", "replace")
+
+
+def set_limits(memory_bytes: int) -> None:
+    """Limit this process's address space and forbid core files, which would hold patient data (setrlimit(2))."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def prefer_as_victim() -> None:
+    """Let the out-of-memory killer take this process before the supervisor (proc(5), oom_score_adj)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def arm_alarm(seconds: float) -> None:
+    """Have the kernel kill this process after `seconds`; 0 disarms. Works while C code holds the GIL."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def send_signal(pidfd: int, pid: int, number: int) -> None:
+    """Signal a child and its process group; a dead one is left alone.
+
+    The pidfd is asked first: only while it proves the leader alive is the group's number sure to be its own.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, number)
+        os.killpg(pid, number)
+
+
+def sync_directory(path: bytes) -> None:
+    """Make the names in a directory durable; file systems that have no such thing answer EINVAL."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != 22:  # EINVAL: some network file systems cannot sync a directory
+            raise
+    finally:
+        os.close(fd)
+
+
+def lock_file(path: bytes) -> int:
+    """Take the lock and return its descriptor; the kernel gives it back when the process ends.
+
+    Raises
+    ------
+    LockedError
+        Another process holds it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}") from error
+    return fd
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity and its cgroup's quota, not the machine's count."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory this process may count on: the machine's available ones, its cgroup's limit."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        available = min(available, max(0, limit - used))
+    return available

@@ -1,0 +1,59 @@
+"""What the policy tells the loop to do: values, so that the policy can be tested without a process."""
+
+from dataclasses import dataclass
+
+from dcmpool.protocol import Message
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchChild:
+    """Have the fork server start a child."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendTo:
+    """Send a message to a child."""
+
+    worker: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SignalChild:
+    """Signal a child and its process group."""
+
+    worker: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Examine:
+    """Look at a child that is at its limit, and answer with `Pool.examined`."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseChild:
+    """Close the descriptors of a child that is proved dead, or never came to be."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to the clerk."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Tell the user something now, in one line."""
+
+    text: str
+
+
+Action = LaunchChild | SendTo | SignalChild | Examine | CloseChild | Tell | Notice

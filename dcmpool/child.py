@@ -1,0 +1,195 @@
+"""Processes as the supervisor holds them: descriptors, never a blocking call.
+
+`Child` is a worker, made by the fork server. `Helper` is the clerk or the fork server, made by `subprocess`.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dcmpool import _os
+from dcmpool.model import Stage
+from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Message
+
+_READ_BYTES = 65536
+_STAGES = tuple(Stage)
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); from importlib import import_module; "
+    "name = sys.argv[2]; del sys.argv[1:3]; import_module(name).main()"
+)
+"""Started with -P: a folder of the user's that is called like a library must not be imported for it."""
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class Child:
+    """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (the stage)."""
+
+    def __init__(self) -> None:
+        ours, self._theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.channel = ours
+        self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
+        self.trace = _os.sealed_memory("trace", _os.OUTPUT_BYTES)
+        self.board = _os.sealed_memory("board", 1)
+        self.pid = 0
+        self.pidfd = -1
+        self.is_dead = False
+        self.code: int | None = None
+        self._reader = FROM_WORKER.reader()
+
+    def descriptors(self) -> list[int]:
+        """Return what the fork server gives to the child, in its order."""
+        return [self._theirs.fileno(), self.output, self.trace, self.board]
+
+    def launched(self, pid: int, pidfd: int) -> None:
+        """Take the proof of life; the child's end of the channel is its own from now on."""
+        self.pid, self.pidfd = pid, pidfd
+        self._theirs.close()
+
+    def send(self, message: Message) -> bool:
+        """Send a message; False if the child is gone, or does not read and its buffer is full."""
+        frame = TO_WORKER.encode(message)
+        try:
+            return self.channel.send(frame) == len(frame)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False
+
+    def receive(self) -> tuple[list[Message], bool]:
+        """Return the messages that are there, and whether the child has closed its end.
+
+        Raises
+        ------
+        ProtocolError
+            The child sent what is no message.
+        """
+        try:
+            data = self.channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return [], False
+        except ConnectionResetError:
+            return [], True
+        return self._reader.feed(data), not data
+
+    @property
+    def stage(self) -> Stage:
+        """What the child says it is doing."""
+        index = os.pread(self.board, 1, 0)[0]
+        return _STAGES[index] if index < len(_STAGES) else Stage.INSPECT
+
+    def signal(self, number: int) -> None:
+        """Signal the child and its process group."""
+        if self.pidfd >= 0 and not self.is_dead:
+            _os.send_signal(self.pidfd, self.pid, number)
+
+    def close(self) -> None:
+        """Close everything."""
+        self.channel.close()
+        self._theirs.close()
+        for fd in (self.output, self.trace, self.board, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+
+
+class Helper:
+    """A process of our own code, started by `subprocess`, on a socket of its own."""
+
+    def __init__(self, module: str, *arguments: str, packets: bool) -> None:
+        kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        ours.setblocking(False)
+        self.channel = ours
+        self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
+        root = str(Path(__file__).parent.parent)
+        command = [sys.executable, "-P", "-c", _BOOT, root, module, str(theirs.fileno()), str(os.getpid()), *arguments]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=self.output,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=os.environ | _ENVIRONMENT,
+            )
+        self.pidfd = os.pidfd_open(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def last_words(self) -> str:
+        """Return the last line that it printed."""
+        lines = _os.read_output(self.output).strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """Close everything, and reap it if it is dead."""
+        self._process.poll()
+        self._process.returncode = self._process.returncode or 0  # one that cannot die is not waited for, nor warned of
+        self.channel.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+
+
+class Stream:
+    """A helper's stream socket: whole messages in, and a buffer out, so that nobody waits for it."""
+
+    def __init__(self, channel: socket.socket, incoming: Codec[Any], outgoing: Codec[Any]) -> None:
+        self._channel = channel
+        self._reader = incoming.reader()
+        self._outgoing = outgoing
+        self._buffer = bytearray()
+        self._closed = False
+
+    def send(self, message: Message) -> None:
+        """Send a message, or as much of it as goes; the rest waits for `flush`. After `close`, nothing happens."""
+        if not self._closed:
+            self._buffer += self._outgoing.encode(message)
+            self.flush()
+
+    def close(self) -> None:
+        """Drop what waits: the other side is gone."""
+        self._closed = True
+        self._buffer.clear()
+
+    def flush(self) -> bool:
+        """Send what waits; return whether anything still does."""
+        try:
+            while self._buffer:
+                del self._buffer[: self._channel.send(self._buffer)]
+        except BlockingIOError:
+            return True
+        except (BrokenPipeError, ConnectionResetError):
+            self._buffer.clear()  # its pidfd will say that it is dead
+        return False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._buffer)
+
+    def receive(self) -> list[Message]:
+        """Return the messages that are there; none at the end of the stream."""
+        try:
+            return self._reader.feed(self._channel.recv(1 << 20))
+        except (BlockingIOError, ConnectionResetError):
+            return []
+
+

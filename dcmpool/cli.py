@@ -1,0 +1,178 @@
+"""The command line: arguments in, exit code out; nothing else is decided here."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from dcmpool import __version__, _os
+from dcmpool.config import MIB, Config, load, profiles
+from dcmpool.engines import ENGINE_NAMES
+from dcmpool.errors import DcmpoolError, UsageError
+from dcmpool.progress import Mode, Progress
+from dcmpool.report import Report
+from dcmpool.supervisor import Supervisor, Task
+
+app = typer.Typer(
+    name="dcmpool",
+    help="Decompress DICOM series and archives; no file can stop the run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Others(StrEnum):
+    """What becomes of files that are not DICOM."""
+
+    COPY = "copy"
+    SKIP = "skip"
+
+
+@app.callback(invoke_without_command=False)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None:
+    """Decompress DICOM series and archives; no file can stop the run."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"dcmpool {__version__}")
+        raise typer.Exit
+
+
+def _bytes(text: str) -> int:
+    """Return the MiB of a size such as 512M, 2G or a number of bytes, rounded up."""
+    units = {"K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = units.get(number[-1:], 1)
+    try:
+        count = float(number.rstrip("KMGT")) * unit
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a size such as 512M or 2G") from None
+    if not MIB <= count < 1e18:
+        raise typer.BadParameter(f"{text!r}: at least 1M is needed")
+    return -(-int(count) // MIB)
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt. [from size and speed]", min=0.1)
+    ] = None,
+    max_writers: Annotated[int | None, typer.Option(help="Files written at once. [8]", min=1)] = None,
+    max_inflight: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Decoded data not yet on disk, such as 512M. [from memory]")
+    ] = None,
+    others: Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")] = False,
+    files_from: Annotated[
+        Path | None, typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")] = False,
+) -> None:
+    """Make a native copy of a series or an archive: every SOP Instance decompressed and checked.
+
+    A second run with the same SOURCE and TARGET resumes. Ctrl-C once ends cleanly, twice at once.
+
+    \b
+    python -m dcmpool run series_dir
+    python -m dcmpool run archive -o native --workers 8 --profile workstation
+    python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    try:
+        _os.check_platform()
+        flags = _flags(workers, engine, limit, max_writers, max_inflight, others, overwrite)
+        settings = load(profile=profile or "", path=config, flags=flags)
+        task = _task(source, output, in_place=in_place, files_from=files_from)
+        _supervise(task, settings, as_json=as_json, quiet=quiet)
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _flags(
+    workers: int | None,
+    engine: str | None,
+    limit: float | None,
+    max_writers: int | None,
+    max_inflight: str | None,
+    others: Others | None,
+    overwrite: bool,
+) -> dict[str, dict[str, Any]]:
+    """Return what the command line says, as the configuration's sections have it."""
+    work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
+    gate = {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None}
+    return {"work": work, "limits": {"attempt_seconds": limit}, "gate": gate}
+
+
+def _task(source: Path, output: Path | None, *, in_place: bool, files_from: Path | None) -> Task:
+    if in_place and output is not None:
+        raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
+    full = Path(os.path.abspath(source))
+    if in_place:
+        root = full if full.is_dir() else full.parent
+    elif output is not None:
+        root = Path(os.path.abspath(output))
+    elif full.name:
+        root = full.with_name(full.name + "-decompressed")
+    else:
+        raise UsageError(f"{source} has no place beside it: name a target with -o")
+    return Task(os.fsencode(full), os.fsencode(root), in_place, os.fsencode(files_from) if files_from else b"")
+
+
+def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+    mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
+    progress = Progress(mode)
+    supervisor = Supervisor(task, settings, progress)
+    try:
+        report = supervisor.run()
+    finally:
+        progress.close()
+    try:
+        _print(report, as_json=as_json, quiet=quiet)
+    except BrokenPipeError:
+        # Nobody reads the summary; the run itself is complete. Python would complain again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if supervisor.has_lost_children:
+        sys.stdout.flush()
+        os._exit(report.exit_code)  # no exit hook may wait for what cannot die
+    raise typer.Exit(report.exit_code)
+
+
+def _print(report: Report, *, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and only needed at the end
+
+    from dcmpool.summary import print_failures, print_summary  # noqa: PLC0415
+
+    if as_json:
+        print(report.to_json(), flush=True)
+    elif quiet:
+        print_failures(report, Console(stderr=True))
+    else:
+        print_summary(report, Console())
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,201 @@
+"""TARGET: what stands there, and how a complete temp file gets its final name.
+
+    temp file (synced by the worker) > intent > rename > fsync of each directory once > journal
+
+A file in TARGET is replaced only if the journal knows it and it is still as dcmpool wrote it, or the user said
+`--overwrite`. All of it may be repeated: a result that already stands counts as committed.
+"""
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+
+from dcmpool import _os
+from dcmpool.journal import Intent, Journal, Row
+from dcmpool.model import FailureKind
+from dcmpool.protocol import CommitFailure, Result
+from dcmpool.scan import STATE_DIRECTORY
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The tree of results: in place, SOURCE itself."""
+
+    root: bytes
+    in_place: bool
+    overwrite: bool
+    durable: bool
+
+    @property
+    def state(self) -> bytes:
+        """TARGET/.dcmpool."""
+        return os.path.join(self.root, STATE_DIRECTORY)
+
+    @property
+    def temp(self) -> bytes:
+        """Where workers write."""
+        return os.path.join(self.state, b"tmp")
+
+    def final(self, path: bytes) -> bytes:
+        """Return the full final name of a result."""
+        return os.path.join(self.root, path)
+
+    def obstacle(self, path: bytes, row: Row | None) -> str:
+        """Say why the file of this name must not be replaced; "" if there is none or it may be."""
+        try:
+            status = os.lstat(self.final(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        if self.in_place or self.overwrite or (row is not None and is_as_written(status, row)):
+            return ""
+        if row is not None and row.result_size is not None:
+            return "the result was changed after dcmpool wrote it; --overwrite replaces it"
+        return "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
+
+    def commit(self, results: list[Result], journal: Journal) -> tuple[list[int], list[CommitFailure]]:
+        """Give each result its final name, durably; return the jobs done and those that failed.
+
+        Raises
+        ------
+        sqlite3.Error
+            The journal cannot be written; nothing is acknowledged, and all may be repeated.
+        """
+        failures = [failure for result in results if (failure := self._objection(result, journal))]
+        refused = {failure.job for failure in failures}
+        fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
+        journal.intend(fresh)
+        renamed = []
+        for result in fresh:
+            try:
+                self._rename(result)
+                renamed.append(result)
+            except OSError as error:
+                failures.append(_failure(result, error))
+        self.sync({os.path.dirname(self.final(result.path)) for result in renamed})
+        journal.settle(renamed, ())
+        failed = {failure.job: failure for failure in failures}
+        for result in results:
+            if result.job in failed:
+                _remove(result.temp)
+        journal.resolve((), [r.path for r in fresh if r.job in failed])
+        return [r.job for r in results if r.job not in failed], list(failed.values())
+
+    def recover(self, journal: Journal) -> None:
+        """Settle the renames that a dead run left half done: by what stands on disk."""
+        done, undone = [], []
+        for intent in journal.intents():
+            if self._took_place(intent):
+                done.append(intent.row)
+            else:
+                undone.append(intent.path)
+        self.sync({os.path.dirname(self.final(row.path)) for row in done})
+        if done or undone:
+            journal.resolve(done, undone)
+
+    def sweep(self, run: bytes) -> None:
+        """Remove what dead runs left in the temp folder; names of this run stay."""
+        for name in os.listdir(self.temp):
+            if not name.startswith(run):
+                self.discard(name)
+
+    def discard(self, name: bytes) -> None:
+        """Remove a temp file or a private folder of a dead child."""
+        path = os.path.join(self.temp, os.path.basename(name))
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove(path)
+
+    def sync(self, directories: set[bytes]) -> None:
+        """Make the names in these directories durable."""
+        if self.durable:
+            for directory in sorted(directories):
+                _os.sync_directory(directory)
+
+    def make_directory(self, path: bytes) -> None:
+        """Make a directory and its missing parents, durably."""
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            self.make_directory(parent)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        else:
+            self.sync({parent})
+
+    def _objection(self, result: Result, journal: Journal) -> CommitFailure | None:
+        """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
+        if self.in_place:
+            try:
+                status = os.lstat(self.final(result.path))
+            except OSError as error:
+                return CommitFailure(result.job, FailureKind.CHANGED, f"the source is gone: {error.strerror}")
+            as_read = (result.written.source_size, result.written.source_mtime_ns)
+            as_written = (result.written.size, result.written.mtime_ns)
+            if (status.st_size, status.st_mtime_ns) not in (as_read, as_written):
+                return CommitFailure(result.job, FailureKind.CHANGED, "the source changed while it was decompressed")
+            return None
+        reason = self.obstacle(result.path, journal.find(result.path))
+        return CommitFailure(result.job, FailureKind.EXISTS, reason) if reason else None
+
+    def _already(self, result: Result, journal: Journal) -> bool:
+        """Whether an earlier try of this very commit came through, and only its answer was lost."""
+        if os.path.lexists(result.temp):
+            return False
+        row = journal.find(result.path)
+        return row is not None and row.digest == result.written.digest
+
+    def _rename(self, result: Result) -> None:
+        final = self.final(result.path)
+        try:
+            os.rename(result.temp, final)
+        except FileNotFoundError:
+            self.make_directory(os.path.dirname(final))
+            os.rename(result.temp, final)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._move_across(result.temp, final)
+
+    def _move_across(self, temp: bytes, final: bytes) -> None:
+        """Rename where the final directory is on another file system than the temp folder: copy beside it first."""
+        beside = os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
+        try:
+            shutil.copy2(temp, beside)
+            if self.durable:
+                with open(beside, "rb") as file:
+                    os.fsync(file.fileno())
+            os.rename(beside, final)
+        except OSError:
+            _remove(beside)
+            raise
+        _remove(temp)
+
+    def _took_place(self, intent: Intent) -> bool:
+        try:
+            status = os.lstat(self.final(intent.path))
+        except OSError:
+            return False
+        return not os.path.lexists(intent.temp) and is_as_written(status, intent.row)
+
+
+def is_as_written(status: os.stat_result, row: Row) -> bool:
+    """Whether a file of TARGET still is the one that the journal knows."""
+    return (status.st_size, status.st_mtime_ns) == (row.result_size, row.result_mtime_ns)
+
+
+def _failure(result: Result, error: OSError) -> CommitFailure:
+    kind = FailureKind.NO_SPACE if error.errno in _FULL else FailureKind.WRITE
+    return CommitFailure(result.job, kind, f"the result cannot get its final name: {error.strerror}")
+
+
+def _remove(path: bytes) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # gone already, or its storage is: the next run sweeps

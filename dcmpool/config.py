@@ -1,0 +1,172 @@
+"""Every setting of a run: built-in defaults < profile or file < flags, checked once, then frozen.
+
+`config/default.toml` spells out each default with its unit and reason; a test holds the two equal.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from dcmpool import _os
+from dcmpool.engines import ENGINE_NAMES
+from dcmpool.errors import UsageError
+
+MIB = 1024 * 1024
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+SecondsOrAuto = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table of the configuration file."""
+
+
+class Work(Section, frozen=True):
+    """Who does the work, and on what."""
+
+    workers: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    engine: str = ""
+    others: Literal["copy", "skip"] = "copy"
+    overwrite: bool = False
+    scan_ahead: Positive = 512
+
+
+class Limits(Section, frozen=True):
+    """When a child is given up."""
+
+    attempt_seconds: SecondsOrAuto = 0.0
+    floor_seconds: Seconds = 20.0
+    slowest_mib_per_second: Seconds = 0.5
+    memory_mib: Natural = 0
+    start_seconds: Seconds = 20.0
+    grace_seconds: Seconds = 0.2
+    lost_seconds: Seconds = 5.0
+    max_lost: Natural = 8
+
+
+class Gate(Section, frozen=True):
+    """How much may be under way to storage at once."""
+
+    max_writers: Positive = 8
+    max_inflight_mib: Natural = 0
+    grant_mib: Positive = 64
+
+
+class Storage(Section, frozen=True):
+    """What is expected of the disks."""
+
+    durable: bool = True
+    stall_seconds: Seconds = 10.0
+    give_up_seconds: Seconds = 600.0
+
+
+class Config(Section, frozen=True):
+    """All settings of a run; `resolve` turns 0 ("by this machine") into numbers."""
+
+    work: Work = Work()
+    limits: Limits = Limits()
+    gate: Gate = Gate()
+    storage: Storage = Storage()
+
+    def resolved(self) -> "Config":
+        """Return the configuration with each 0 replaced by what this machine allows."""
+        memory = _os.available_memory()
+        workers = self.work.workers or _os.available_cpus()
+        memory_mib = self.limits.memory_mib or _between(1024, memory * 4 // 5 // workers // MIB, 8192)
+        inflight_mib = self.gate.max_inflight_mib or _between(128, memory // 4 // MIB, 4096)
+        return msgspec.structs.replace(
+            self,
+            work=msgspec.structs.replace(self.work, workers=workers),
+            limits=msgspec.structs.replace(self.limits, memory_mib=memory_mib),
+            gate=msgspec.structs.replace(
+                self.gate,
+                max_inflight_mib=inflight_mib,
+                grant_mib=max(1, min(self.gate.grant_mib, inflight_mib // workers)),
+            ),
+        )
+
+
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def load(*, profile: str = "", path: Path | None = None, flags: dict[str, dict[str, Any]] | None = None) -> Config:
+    """Return the checked configuration.
+
+    Parameters
+    ----------
+    profile
+        The name of a shipped profile ("workstation", "network-share", "slow-disk"), or "".
+    path
+        A TOML file of the user's.
+    flags
+        What the command line says, by section and name; `None` values are left out.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, a setting is unknown, or a value is not allowed; the text names both.
+    """
+    values: dict[str, Any] = {}
+    for text, origin in _texts(profile, path):
+        _merge(values, _parse(text, origin), origin)
+        _check(values, origin)
+    _merge(values, {s: {k: v for k, v in table.items() if v is not None} for s, table in (flags or {}).items()}, "")
+    config = _check(values, "the command line")
+    if config.work.engine and config.work.engine not in ENGINE_NAMES:
+        raise UsageError(f"unknown engine {config.work.engine!r}; choose one of {', '.join(ENGINE_NAMES)}")
+    return config
+
+
+def profiles() -> dict[str, str]:
+    """Return the shipped configuration files, name to TOML text: from the wheel, or from config/ in a checkout."""
+    installed = files("dcmpool") / "profiles"
+    folder = installed if installed.is_dir() else Path(__file__).parent.parent / "config"
+    if not folder.is_dir():
+        return {}
+    found = {Path(entry.name).stem: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return dict(sorted(found.items()))
+
+
+def _texts(profile: str, path: Path | None) -> list[tuple[str, str]]:
+    texts = []
+    if profile:
+        known = profiles()
+        if profile not in known:
+            raise UsageError(f"unknown profile {profile!r}; choose one of {', '.join(known)}")
+        texts.append((known[profile], f"profile {profile}"))
+    if path is not None:
+        try:
+            texts.append((path.read_text("utf-8"), str(path)))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(f"cannot read the configuration {path}: {reason}") from error
+    return texts
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{origin} is not TOML: {error}") from error
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any], origin: str) -> None:
+    for section, table in more.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{origin}: {section} = ... stands outside a section such as [work] or [limits]")
+        values.setdefault(section, {}).update(table)
+
+
+def _check(values: dict[str, Any], origin: str) -> Config:
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at ")
+        name = where.strip("`").removeprefix("$.")
+        raise UsageError(f"{origin}: {name + ': ' if name else ''}{message}") from error

@@ -1,0 +1,178 @@
+"""The children's lives: phases, deadlines, killing. Pure: the clock is an argument, effects are actions.
+
+    STARTING -Ready-> IDLE -(Assign)-> BUSY <-> WAITING (at the gate)
+        any -> KILLING (SIGTERM, grace, SIGKILL) -> dead, or LOST if the kernel does not let go of it
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dcmpool.actions import Action, LaunchChild, SignalChild
+from dcmpool.config import Limits
+from dcmpool.jobs import Job
+from dcmpool.model import FailureKind
+from dcmpool.protocol import Failed, Inspected, Left, Message, Ready, Wants, Written
+
+
+class Phase(StrEnum):
+    """Where a child is in its life."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    WAITING = "waiting"
+    KILLING = "killing"
+    LOST = "lost"
+
+
+LEGAL: dict[Phase, tuple[type[Message], ...]] = {
+    Phase.STARTING: (Ready,),
+    Phase.IDLE: (),
+    Phase.BUSY: (Inspected, Wants, Written, Left, Failed),
+    Phase.WAITING: (),
+}
+"""Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One child, as far as the policy knows it. Times are of the monotonic clock, in seconds."""
+
+    id: int
+    phase: Phase = Phase.STARTING
+    deadline: float | None = None
+    pid: int = 0
+    jobs_begun: int = 0
+    job: Job | None = None
+    temp: bytes = b""
+    engine: str = ""
+    stage: str = ""
+    begun: float = 0.0
+    limit_seconds: float = 0.0
+    left_seconds: float = 0.0
+    """What was left of the limit when the child began to wait at the gate."""
+    remembered: bool = False
+    stalled_since: float | None = None
+    hung_up: bool = False
+    killed: bool = False
+    cause: FailureKind | None = None
+    reason: str = ""
+
+    def is_legal(self, message: Message) -> bool:
+        """Whether this child may say this now, about the job that it has."""
+        job = getattr(message, "job", None)
+        return isinstance(message, LEGAL[self.phase]) and (job is None or (self.job is not None and job == self.job.id))
+
+    def take(self, job: Job, temp: bytes, limit_seconds: float, now: float) -> None:
+        """Become busy with a job."""
+        self.phase = Phase.BUSY
+        self.job = job
+        self.temp = temp
+        self.engine = self.stage = ""
+        self.jobs_begun += 1
+        self.begun = now
+        self.limit_seconds = limit_seconds
+        self.deadline = now + limit_seconds
+        self.remembered = False
+
+    def pause(self, now: float) -> None:
+        """Begin to wait at the gate: the limit stands still."""
+        self.phase = Phase.WAITING
+        self.left_seconds = (self.deadline or now) - now
+        self.deadline = None
+
+    def resume(self, now: float) -> None:
+        """Go on after the gate."""
+        self.phase = Phase.BUSY
+        self.deadline = now + max(0.0, self.left_seconds)
+
+    def set_limit(self, limit_seconds: float) -> None:
+        """Set the limit of the job under way, now that its size is known."""
+        self.deadline = (self.deadline or self.begun) + limit_seconds - self.limit_seconds
+        self.limit_seconds = limit_seconds
+
+    def rest(self) -> None:
+        """Become idle: the job is out of this child's hands."""
+        self.phase = Phase.IDLE
+        self.job = None
+        self.temp = b""
+        self.deadline = self.stalled_since = None
+
+
+class Crew:
+    """All children not proved dead."""
+
+    def __init__(self, limits: Limits, emit: Callable[[Action], None]) -> None:
+        self._limits = limits
+        self._emit = emit
+        self._workers: dict[int, Worker] = {}
+        self._next_id = 1
+        self.kills = 0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def __getitem__(self, number: int) -> Worker:
+        return self._workers[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._workers
+
+    def count(self, *phases: Phase) -> int:
+        """How many children are in one of these phases."""
+        return sum(worker.phase in phases for worker in self._workers.values())
+
+    @property
+    def living(self) -> int:
+        """How many children there are that can still be counted on, or killed."""
+        return len(self._workers) - self.count(Phase.LOST)
+
+    def launch(self, now: float) -> None:
+        """Begin a child's life."""
+        worker = Worker(self._next_id, deadline=now + self._limits.start_seconds)
+        self._next_id += 1
+        self._workers[worker.id] = worker
+        self._emit(LaunchChild(worker.id))
+
+    def kill(self, worker: Worker, cause: FailureKind, reason: str, now: float) -> None:
+        """End a child for what it did: SIGTERM makes it write its stack, SIGKILL follows after the grace."""
+        if worker.phase in (Phase.KILLING, Phase.LOST):
+            return
+        self.kills += 1
+        worker.cause, worker.reason = cause, reason
+        worker.phase = Phase.KILLING
+        worker.deadline = now + self._limits.grace_seconds
+        self._emit(SignalChild(worker.id, signal.SIGTERM))
+
+    def retire(self, worker: Worker, now: float) -> None:
+        """End a child that did nothing wrong; it owns nothing, so SIGKILL is the whole ceremony."""
+        if worker.phase not in (Phase.KILLING, Phase.LOST):
+            worker.phase = Phase.KILLING
+            self._finish_off(worker, now)
+
+    def press(self, worker: Worker, now: float) -> bool:
+        """Go on with a killing whose deadline has come; return whether the child counts as lost from now on."""
+        if not worker.killed:
+            self._finish_off(worker, now)
+            return False
+        worker.phase = Phase.LOST
+        worker.deadline = None
+        return True
+
+    def bury(self, worker: Worker) -> None:
+        """Forget a child that is proved dead, or never came to be."""
+        del self._workers[worker.id]
+
+    def shift(self, seconds: float) -> None:
+        """Move every deadline: this process itself was stopped for so long."""
+        for worker in self._workers.values():
+            worker.begun += seconds
+            if worker.deadline is not None:
+                worker.deadline += seconds
+
+    def _finish_off(self, worker: Worker, now: float) -> None:
+        worker.killed = True
+        worker.deadline = now + self._limits.lost_seconds
+        self._emit(SignalChild(worker.id, signal.SIGKILL))

@@ -1,0 +1,78 @@
+"""What the kernel says of a child that is at its limit, from files of /proc that cannot block the reader.
+
+Never cmdline, maps or environ: they take the process's mmap lock and can hang with it (proc(5)).
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+_STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped", "t": "traced"}
+
+_FD_CALLS = {0: "read", 1: "write", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 74: "fsync", 75: "fdatasync",
+             77: "ftruncate", 91: "fchmod", 93: "fchown", 277: "sync_file_range", 285: "fallocate", 295: "preadv",
+             296: "pwritev", 326: "copy_file_range", 5: "fstat", 3: "close"}  # fmt: skip
+_PATH_CALLS = {2: "open", 4: "stat", 6: "lstat", 82: "rename", 87: "unlink", 257: "openat", 262: "newfstatat",
+               263: "unlinkat", 264: "renameat", 280: "utimensat", 83: "mkdir", 332: "statx"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A child's state at one moment."""
+
+    state: str
+    cpu_seconds: float
+    system_call: str
+    path: bytes
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether it waits in the kernel where no signal reaches it."""
+        return self.state == "D"
+
+    def text(self) -> str:
+        """Return the state in words."""
+        where = f" in {self.system_call}" if self.system_call else ""
+        return f"{_STATES.get(self.state, self.state)}{where}, {self.cpu_seconds:.1f} s of CPU"
+
+
+def examine(pid: int) -> Evidence:
+    """Return what can be known of a process; fields are empty where the kernel does not tell."""
+    state, cpu = "?", 0.0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        # After the last ")": a process may have parentheses in its name.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, cpu = fields[0], (int(fields[11]) + int(fields[12])) / _TICKS
+    system_call, path = _system_call(pid)
+    return Evidence(state, cpu, system_call, path)
+
+
+def _system_call(pid: int) -> tuple[str, bytes]:
+    """Return the name of the system call that a process sits in, and the path behind its file descriptor."""
+    if os.uname().machine != "x86_64":
+        return "", b""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        words = Path(f"/proc/{pid}/syscall").read_text().split()
+        number = int(words[0])
+        if number in _PATH_CALLS:
+            return _PATH_CALLS[number], b""
+        if number in _FD_CALLS:
+            return _FD_CALLS[number], os.readlink(f"/proc/{pid}/fd/{int(words[1], 16)}".encode())
+    return "", b""
+
+
+def is_stalled(evidence: Evidence, roots: tuple[bytes, ...]) -> bool:
+    """Whether the child waits for SOURCE's or TARGET's storage, and so is not to blame.
+
+    A call by path that lasts is one on storage: a worker opens nothing else once it is ready.
+    """
+    if evidence.in_kernel:
+        return True
+    if evidence.state != "S" or not evidence.system_call:
+        return False
+    if not evidence.path:
+        return True
+    return any(evidence.path == root or evidence.path.startswith(root.rstrip(b"/") + b"/") for root in roots)

@@ -1,0 +1,214 @@
+"""The jobs of a run that are not over: which is next, and what follows when an attempt ends. Pure.
+
+Invariants: a path is here once; a job ends once, by `written` and its commit, or by an `Ending`; it has at most
+`MAX_ATTEMPTS` attempts; what the clerk has not acknowledged is kept and can be sent again.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
+from dcmpool.protocol import Attempt, Ending, Item, Left, Result, Written
+
+MAX_ATTEMPTS = 8
+"""More than any Transfer Syntax has engines."""
+_MAX_INTERRUPTIONS = 2
+"""How often a job may die with its run or by a signal from outside before it is run last and alone."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One file of SOURCE in this run."""
+
+    id: int
+    path: bytes
+    size: int
+    mtime_ns: int
+    interruptions: int = 0
+    dispatched: int = 0
+    alone: bool = False
+    put_off: bool = False
+    transfer_syntax_uid: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The engines that must not be used again."""
+        return tuple(a.engine for a in self.attempts if a.engine and RETRY[a.kind].then is Then.NEXT_ENGINE)
+
+
+class Jobs:
+    """The queue and all that is under way."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Job] = deque()
+        self._fresh: deque[Job] = deque()
+        self._later: deque[Job] = deque()
+        self._alone: deque[Job] = deque()
+        self._active: dict[bytes, Job] = {}
+        self._next_id = 1
+        self.walked = False
+        self.credit_owed = 0
+        """Jobs that are over, or put off to the end of the run, since the clerk was last told."""
+        self.committing: dict[int, tuple[Job, Result]] = {}
+        self.settling: dict[int, Ending] = {}
+
+    def __len__(self) -> int:
+        """How many jobs are not over."""
+        return len(self._active)
+
+    @property
+    def holding_credit(self) -> int:
+        """How many jobs count against what the walk may be ahead."""
+        return sum(not job.put_off for job in self._active.values())
+
+    @property
+    def wants_fresh_child(self) -> bool:
+        """Whether a job waits for a child that has done nothing yet."""
+        return bool(self._fresh)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of SOURCE has been walked and nothing is left to do or to acknowledge."""
+        return self.walked and not self._active
+
+    def add(self, item: Item) -> Ending | None:
+        """Take a file that the clerk found; one that must not be done ends at once.
+
+        A clerk that was restarted finds files again; those that are here already are dropped.
+        """
+        if item.path in self._active:
+            self.credit_owed += 1
+            return None
+        job = Job(self._next_id, item.path, item.size, item.mtime_ns, item.interrupted)
+        self._next_id += 1
+        self._active[item.path] = job
+        if item.exists:
+            job.attempts.append(Attempt("", FailureKind.EXISTS, item.exists, "", 0.0))
+            return self._end(job)
+        if job.interruptions >= _MAX_INTERRUPTIONS:
+            self._put_off(self._alone, job)
+        else:
+            self._ready.append(job)
+        return None
+
+    def next(self, *, fresh_child: bool, others_busy: bool) -> Job | None:
+        """Return the job for a child that is free; `fresh_child` if it has done none yet."""
+        job = None
+        if self._fresh and fresh_child:
+            job = self._fresh.popleft()
+        elif self._ready:
+            job = self._ready.popleft()
+        elif self.walked and not self._fresh:
+            if self._later:
+                job = self._later.popleft()
+            elif self._alone and not others_busy:
+                job = self._alone.popleft()
+                job.alone = True
+        if job:
+            job.dispatched += 1
+        return job
+
+    def put_back(self, job: Job) -> None:
+        """Put a job first in the queue again: nothing that happened was its own doing."""
+        self._ready.appendleft(job)
+
+    def interrupted(self, job: Job, attempt: Attempt) -> Ending | None:
+        """Take note that something from outside ended an attempt: no blame, unless it happens to this job alone."""
+        job.interruptions += 1
+        if job.alone:
+            return self.failed(job, attempt)
+        if job.interruptions >= _MAX_INTERRUPTIONS:
+            self._put_off(self._alone, job)
+        else:
+            self.put_back(job)
+        return None
+
+    def failed(self, job: Job, attempt: Attempt, *, exhausted: bool = False) -> Ending | None:
+        """Take note of an attempt without a result: queue the job again by the RETRY table, or end it."""
+        if not exhausted or not job.attempts:
+            job.attempts.append(attempt)
+        rule = RETRY[attempt.kind]
+        repeated = sum(earlier.kind is attempt.kind for earlier in job.attempts) > 1
+        if exhausted or rule.then is Then.NEVER or len(job.attempts) >= MAX_ATTEMPTS:
+            return self._end(job)
+        if rule.then is Then.NEXT_ENGINE and attempt.engine:
+            (self._fresh if rule.retire else self._ready).appendleft(job)
+            return None
+        if _is_final(attempt) or repeated:
+            return self._end(job)
+        if rule.then is Then.LATER:
+            self._put_off(self._later, job)
+        else:
+            (self._fresh if rule.retire else self._ready).appendleft(job)
+        return None
+
+    def left(self, job: Job, left: Left) -> Ending:
+        """End a job for which there is nothing to write."""
+        job.transfer_syntax_uid = left.transfer_syntax_uid
+        return self._settling(
+            Ending(
+                job.id, job.path, left.source_size, left.source_mtime_ns, left.outcome, left.transfer_syntax_uid, None,
+                left.reason, (),
+            )
+        )  # fmt: skip
+
+    def written(self, job: Job, temp: bytes, written: Written) -> Result:
+        """Keep a result until the clerk acknowledges its commit."""
+        result = Result(job.id, job.path, temp, written)
+        self.committing[job.id] = (job, result)
+        return result
+
+    def acknowledged(self, number: int) -> tuple[Job, Result] | None:
+        """End a job whose outcome is durable; return it with its result, if it had one."""
+        if ending := self.settling.pop(number, None):
+            self._forget(ending.path)
+            return None
+        if entry := self.committing.pop(number, None):
+            self._forget(entry[0].path)
+            return entry
+        return None
+
+    def commit_failed(self, number: int) -> tuple[Job, Result] | None:
+        """Take back a job whose result could not get its final name."""
+        return self.committing.pop(number, None)
+
+    def abandon(self, job: Job) -> None:
+        """Leave a job undone, for another run."""
+        self._forget(job.path)
+
+    def _end(self, job: Job) -> Ending:
+        last = job.attempts[-1]
+        return self._settling(
+            Ending(
+                job.id, job.path, job.size, job.mtime_ns, Outcome.FAILED, job.transfer_syntax_uid, last.kind,
+                _reason(job.attempts), tuple(job.attempts),
+            )
+        )  # fmt: skip
+
+    def _settling(self, ending: Ending) -> Ending:
+        self.settling[ending.job] = ending
+        return ending
+
+    def _put_off(self, queue: deque[Job], job: Job) -> None:
+        # The walk must not wait for a job that itself waits for the end of the walk.
+        if not job.put_off:
+            self.credit_owed += 1
+        job.put_off = True
+        queue.append(job)
+
+    def _forget(self, path: bytes) -> None:
+        job = self._active.pop(path)
+        if not job.put_off:
+            self.credit_owed += 1
+
+
+def _is_final(attempt: Attempt) -> bool:
+    """Whether repeating the attempt cannot end otherwise: our own reading of the header refused the content."""
+    return attempt.stage == Stage.INSPECT and attempt.kind in (FailureKind.CORRUPT, FailureKind.UNSUPPORTED)
+
+
+def _reason(attempts: list[Attempt]) -> str:
+    if len(attempts) == 1:
+        return attempts[0].reason
+    return "; ".join(f"{a.engine or a.stage}: {a.kind}: {a.reason}" for a in attempts)

@@ -1,0 +1,217 @@
+"""The journal: what is settled, in SQLite, so that a run can be resumed after any interruption.
+
+It records final outcomes, results about to get their final names (`intents`), and attempts that were under way
+long enough to be worth remembering. "Running" is not in it, so nothing has to be repaired. Paths are bytes,
+relative to SOURCE.
+
+Write-ahead log with synchronous=FULL: a transaction survives a power cut; the clerk makes few and large ones.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from dcmpool.errors import UsageError
+from dcmpool.model import RETRY, FailureKind, Outcome
+from dcmpool.protocol import Attempt, Begun, Ending, Result
+
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE files (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
+    outcome TEXT, kind TEXT, reason TEXT, transfer_syntax_uid TEXT, engine TEXT, attempts TEXT,
+    result_size INTEGER, result_mtime_ns INTEGER, native_bytes INTEGER, digest TEXT, seconds REAL,
+    run TEXT, version TEXT
+) WITHOUT ROWID;
+CREATE TABLE intents (
+    path BLOB PRIMARY KEY, temp BLOB, result_size INTEGER, result_mtime_ns INTEGER, row BLOB
+) WITHOUT ROWID;
+CREATE TABLE begun (path BLOB, engine TEXT, run TEXT, PRIMARY KEY (path, run)) WITHOUT ROWID;
+CREATE TABLE runs (run TEXT PRIMARY KEY, version TEXT, source BLOB, exit_code INTEGER, complete INTEGER) WITHOUT ROWID;
+"""
+
+_COLUMNS = (
+    "path, size, mtime_ns, outcome, kind, reason, transfer_syntax_uid, engine, attempts, "
+    "result_size, result_mtime_ns, native_bytes, digest, seconds, run, version"
+)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One settled file: the columns of `files`."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    outcome: Outcome
+    kind: FailureKind | None
+    reason: str
+    transfer_syntax_uid: str
+    engine: str
+    attempts: str
+    result_size: int | None
+    result_mtime_ns: int | None
+    native_bytes: int
+    digest: str
+    seconds: float
+    run: str
+    version: str
+
+    def ending(self) -> Ending:
+        """Return the row of a file without a result as the message about it."""
+        attempts = msgspec.json.decode(self.attempts, type=tuple[Attempt, ...])
+        return Ending(
+            0, self.path, self.size, self.mtime_ns, self.outcome, self.transfer_syntax_uid, self.kind, self.reason, attempts
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A result whose rename was under way when its run died."""
+
+    path: bytes
+    temp: bytes
+    row: Row
+
+
+class Journal:
+    """One connection to the journal; a thread needs one of its own. `path` is the database file.
+
+    Raises
+    ------
+    UsageError
+        The file is no journal, or a newer dcmpool wrote it.
+    sqlite3.Error
+        The storage failed (disk full, I/O error).
+    """
+
+    def __init__(self, path: bytes, run: str, version: str) -> None:
+        self._run = run
+        self._version = version
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self, path: bytes) -> None:
+        try:
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            self._database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise UsageError(f"{path.decode(errors='replace')} is not a journal of dcmpool: {error}") from error
+        if version > _VERSION:
+            raise UsageError(f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool")
+        self._database.execute("PRAGMA synchronous = FULL")
+        if version == 0:
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the connection; the last one folds the write-ahead log into the database."""
+        self._database.close()
+
+    def begin_run(self, source: bytes) -> bool:
+        """Record this run; return whether an earlier one left anything to resume."""
+        with _transaction(self._database):
+            self._database.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, NULL, 0)", (self._run, self._version, source)
+            )
+        (earlier,) = self._database.execute("SELECT count(*) FROM runs WHERE run <> ?", (self._run,)).fetchone()
+        return bool(earlier)
+
+    def end_run(self, exit_code: int, *, complete: bool) -> None:
+        """Record how this run ended."""
+        with _transaction(self._database):
+            self._database.execute(
+                "UPDATE runs SET exit_code = ?, complete = ? WHERE run = ?", (exit_code, complete, self._run)
+            )
+
+    def find(self, path: bytes) -> Row | None:
+        """Return the row of a path."""
+        found = self._database.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
+        return msgspec.convert(dict(zip(Row.__struct_fields__, found, strict=True)), Row) if found else None
+
+    def interruptions(self, path: bytes) -> int:
+        """Return how many attempts at a path were under way when their run died."""
+        (count,) = self._database.execute("SELECT count(*) FROM begun WHERE path = ?", (path,)).fetchone()
+        return int(count)
+
+    def is_content(self, row: Row) -> bool:
+        """Return whether the content alone decided this failure, judged by this very version."""
+        return row.kind is not None and RETRY[row.kind].settles and row.version == self._version
+
+    def begin(self, attempts: Iterable[Begun]) -> None:
+        """Remember attempts until their file ends."""
+        with _transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO begun VALUES (?, ?, ?)", [(a.path, a.engine, self._run) for a in attempts]
+            )
+
+    def intend(self, results: Iterable[Result]) -> None:
+        """Record that these temp files are about to be renamed."""
+        rows = [(result, self._result_row(result)) for result in results]
+        with _transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?)",
+                [(r.path, r.temp, r.written.size, r.written.mtime_ns, msgspec.msgpack.encode(row)) for r, row in rows],
+            )
+
+    def intents(self) -> list[Intent]:
+        """Return the renames that a dead run left half done."""
+        found = self._database.execute("SELECT path, temp, row FROM intents").fetchall()
+        return [Intent(path, temp, msgspec.msgpack.decode(row, type=Row)) for path, temp, row in found]
+
+    def resolve(self, done: Iterable[Row], undone: Iterable[bytes]) -> None:
+        """Record which renames took place and which did not."""
+        self._write(done, forget=undone)
+
+    def settle(self, results: Iterable[Result], endings: Iterable[Ending]) -> None:
+        """Record final outcomes, in one transaction."""
+        self._write([self._result_row(r) for r in results] + [self._ending_row(e) for e in endings])
+
+    def _write(self, rows: Iterable[Row], forget: Iterable[bytes] = ()) -> None:
+        rows = list(rows)
+        marks = ", ".join("?" * len(Row.__struct_fields__))
+        over = [(row.path,) for row in rows]
+        with _transaction(self._database):
+            self._database.executemany(
+                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants
+                [msgspec.structs.astuple(row) for row in rows],
+            )
+            self._database.executemany("DELETE FROM intents WHERE path = ?", over + [(path,) for path in forget])
+            self._database.executemany("DELETE FROM begun WHERE path = ?", over)
+
+    def _result_row(self, result: Result) -> Row:
+        written = result.written
+        return Row(
+            result.path, written.source_size, written.source_mtime_ns, written.outcome, None, "",
+            written.transfer_syntax_uid, written.engine, "[]", written.size, written.mtime_ns,
+            written.native_bytes, written.digest, written.seconds, self._run, self._version,
+        )  # fmt: skip
+
+    def _ending_row(self, ending: Ending) -> Row:
+        attempts = msgspec.json.encode(ending.attempts).decode()
+        seconds = sum(attempt.seconds for attempt in ending.attempts)
+        engine = ending.attempts[-1].engine if ending.attempts else ""
+        return Row(
+            ending.path, ending.size, ending.mtime_ns, ending.outcome, ending.kind, ending.reason,
+            ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._version,
+        )  # fmt: skip
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")

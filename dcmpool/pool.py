@@ -1,0 +1,494 @@
+"""The policy of a run: which child does what, until when, and what follows. Pure: no I/O, every event says the time.
+
+    events (launched, message, garbled, hung_up, died, examined; the clerk's answers; tick) -> actions
+
+Invariants, each held by a property test: a job ends exactly once; tokens are held by children not proved dead
+alone; a result is committed only after `Written` of that very attempt; every busy child has a deadline; from
+deadline to SIGKILL it is the grace and one wait; at the end no child is left that is not LOST.
+"""
+
+import signal
+from os.path import basename, join
+
+from dcmpool.actions import Action, CloseChild, Examine, Notice, SendTo, Tell
+from dcmpool.config import MIB, Config
+from dcmpool.crew import Crew, Phase, Worker
+from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
+from dcmpool.gate import WriteGate
+from dcmpool.jobs import Job, Jobs
+from dcmpool.limit import Limit
+from dcmpool.model import RETRY, FailureKind, Outcome, Then
+from dcmpool.protocol import (
+    Assign,
+    Attempt,
+    Begin,
+    Begun,
+    Commit,
+    Committed,
+    Discard,
+    Earlier,
+    Ending,
+    Failed,
+    Finish,
+    Found,
+    Grant,
+    Inspected,
+    Left,
+    Message,
+    More,
+    Noted,
+    Ready,
+    Scanned,
+    Settle,
+    Stopped,
+    Wants,
+    Written,
+)
+from dcmpool.report import Tally
+
+MAX_FAILED_STARTS = 3
+"""Children in a row that end before they were given a job."""
+_REMEMBER_SECONDS = 1.0
+"""Attempts that take longer are journalled, should everything die with them."""
+_STALL_CHECK_SECONDS = 1.0
+_RESULTS = (Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+"""Outcomes that come with a file."""
+_FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
+"""Ends that nothing in the child brings about: an operator, the out-of-memory killer, the fork server's death."""
+
+
+class Pool:
+    """All children, jobs, tokens and deadlines of a run."""
+
+    def __init__(self, config: Config, run: str, source: bytes, *, in_place: bool, tally: Tally) -> None:
+        self._config = config
+        self._run = run
+        self._source = source
+        self._in_place = in_place
+        self._temp = b""
+        self._actions: list[Action] = []
+        self._failed_starts = 0
+        self._commit_waits_since: float | None = None
+        self._stalled_since: float | None = None
+        self.clerk_gave_up = False
+        self._grant_bytes = config.gate.grant_mib * MIB
+        self._limit = Limit(config.limits)
+        self.tally = tally
+        self.jobs = Jobs()
+        self.gate = WriteGate(config.gate.max_inflight_mib * MIB, config.gate.max_writers)
+        self.crew = Crew(config.limits, self._actions.append)
+        self.error: DcmpoolError | None = None
+        self.draining = False
+        self.finishing = False
+
+    # --- what the loop asks
+
+    def take_actions(self) -> list[Action]:
+        """Return what is to be done, once."""
+        actions = self._actions.copy()
+        self._actions.clear()
+        return actions
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is due at the latest; None if only an event can bring anything on."""
+        deadlines = [worker.deadline for worker in self.crew if worker.deadline is not None]
+        deadlines += [w.begun + _REMEMBER_SECONDS for w in self.crew if w.phase is Phase.BUSY and not w.remembered]
+        if self._commit_waits_since is not None:
+            silent = self._config.storage.give_up_seconds if self._stalled_since else self._config.storage.stall_seconds
+            deadlines.append(self._commit_waits_since + silent)
+        return min(deadlines, default=None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left but to say goodbye: `Finish` is told, and no child is left that is not LOST."""
+        return self.finishing and self.crew.living == 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code, as things stand."""
+        if self.error:
+            return self.error.exit_code
+        if self.draining:
+            return 130
+        return 1 if self.tally.counts[Outcome.FAILED] else 0
+
+    # --- events of the run
+
+    def opened(self, temp: bytes, now: float) -> None:
+        """Begin: the clerk has SOURCE, TARGET and the journal."""
+        self._temp = temp
+        self._launch_missing(now)
+
+    def welcome_clerk(self, now: float) -> None:
+        """Tell a clerk what it may send, and what an earlier one has not acknowledged."""
+        self.jobs.walked = False
+        self.jobs.credit_owed = 0
+        self._tell(More(max(0, self._config.work.scan_ahead - self.jobs.holding_credit)))
+        for _, result in self.jobs.committing.values():
+            self._tell(Commit((result,)))
+        for ending in self.jobs.settling.values():
+            self._tell(Settle((ending,)))
+        if self.finishing:
+            self._tell(Finish(self.exit_code, not self.draining))
+        if self._commit_waits_since is not None:
+            self._commit_waits_since = now
+
+    def from_clerk(self, message: Message, now: float) -> None:
+        """Take what the clerk says."""
+        match message:
+            case Found():
+                for item in message.items:
+                    if ending := self.jobs.add(item):
+                        self._end(ending, now)
+            case Noted():
+                self.tally.noted(message)
+            case Earlier():
+                self.tally.ending(message.ending)
+            case Scanned():
+                self.tally.walked(message.files, message.bytes, message.settled)
+                self.jobs.walked = message.complete
+            case Committed():
+                self._committed(message, now)
+            case Stopped():
+                self.stop(StoppedError(message.reason))
+                self.give_up(now)
+            case _:
+                raise AssertionError(f"unexpected from the clerk: {message}")
+
+    def drain(self) -> None:
+        """Begin no new job; let those under way end."""
+        self.draining = True
+
+    def stop(self, error: DcmpoolError) -> None:
+        """End the run early, resumable, for a reason of its own."""
+        self.error = self.error or error
+        self.draining = True
+
+    def give_up(self, now: float) -> None:
+        """Wait for nothing more: no child, no acknowledgement."""
+        self.clerk_gave_up = True
+        for worker in self.crew:
+            self.crew.retire(worker, now)
+
+    def tick(self, now: float) -> None:
+        """Do what the time has come for, and give out work."""
+        for worker in self.crew:
+            if worker.deadline is not None and now >= worker.deadline:
+                self._expire(worker, now)
+        self._remember(now)
+        self._watch_storage(now)
+        self._grant(now)
+        if not self.draining and self._stalled_since is None:
+            self._launch_missing(now)
+            self._dispatch(now)
+        self._pay_credit()
+        self._finish(now)
+
+    def shift(self, seconds: float) -> None:
+        """Move all deadlines: this process was stopped, and no child is to suffer for it."""
+        self.crew.shift(seconds)
+        if self._commit_waits_since is not None:
+            self._commit_waits_since += seconds
+        if self._stalled_since is not None:
+            self._stalled_since += seconds
+
+    # --- events of a child
+
+    def launched(self, number: int, pid: int) -> None:
+        """The fork server has made the child."""
+        self.crew[number].pid = pid
+
+    def message(self, number: int, message: Message, now: float) -> None:
+        """Take what a child says; what it may not say now ends it."""
+        worker = self.crew[number]
+        if worker.phase in (Phase.KILLING, Phase.LOST):
+            return
+        if not worker.is_legal(message) or (isinstance(message, Written) and message.outcome not in _RESULTS):
+            self.garbled(number, f"{type(message).__name__} while {worker.phase}", now)
+            return
+        worker.stalled_since = None
+        match message:
+            case Ready():
+                worker.rest()
+            case Inspected():
+                self._inspected(worker, message)
+            case Wants():
+                self._wants(worker, message, now)
+            case Written():
+                self._written(worker, message, now)
+            case Left():
+                job = self._take_job(worker)
+                self._end(self.jobs.left(job, message), now)
+            case Failed():
+                worker.engine, worker.stage = message.engine, message.stage
+                self._failed(worker, message.kind, message.reason, now, exhausted=message.exhausted)
+
+    def garbled(self, number: int, reason: str, now: float) -> None:
+        """A child broke the protocol."""
+        self.crew.kill(self.crew[number], FailureKind.PROTOCOL, f"the worker broke the protocol: {reason}", now)
+
+    def hung_up(self, number: int, now: float) -> None:
+        """A child closed its channel. It is dying, which its pidfd will prove, or it lies."""
+        worker = self.crew[number]
+        if worker.phase not in (Phase.KILLING, Phase.LOST):
+            worker.hung_up = True
+            worker.deadline = now + self._config.limits.grace_seconds
+
+    def examined(self, number: int, *, stalled: bool, stage: str, reason: str, now: float) -> None:
+        """Take what the kernel says of a child at its limit: kill it, or wait for storage with it."""
+        worker = self.crew[number]
+        worker.stage = stage
+        if stalled:
+            worker.stalled_since = worker.stalled_since or now
+            worker.deadline = now + _STALL_CHECK_SECONDS
+        elif worker.stalled_since is not None:
+            worker.stalled_since = None
+            worker.deadline = now + worker.limit_seconds
+        else:
+            self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
+
+    def died(self, number: int, code: int | None, now: float) -> None:
+        """A child is proved dead: `code` as `subprocess.Popen.returncode`, None if nobody can know it."""
+        worker = self.crew[number]
+        self.crew.bury(worker)
+        self.gate.release(worker.id)
+        self._actions.append(CloseChild(worker.id))
+        self._tell(Discard((scratch_name(self._run, worker.id), *([basename(worker.temp)] if worker.temp else []))))
+        if worker.job is None:
+            self._count_failed_start(worker, code)
+        elif worker.cause is not None:
+            self._conclude(worker, worker.cause, worker.reason, now)
+        elif code in _FROM_OUTSIDE:
+            self._interrupted(worker, code, now)
+        elif code == -signal.SIGALRM:
+            self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it at twice the limit", now)
+        else:
+            self._conclude(worker, FailureKind.CRASHED, f"the worker {how_it_died(code)}", now)
+
+    def forkserver_died(self) -> None:
+        """The fork server is gone: what it had not yet forked will never be."""
+        for worker in self.crew:
+            if not worker.pid:
+                self.crew.bury(worker)
+                self._actions.append(CloseChild(worker.id))
+
+    # --- inside
+
+    def _tell(self, message: Message) -> None:
+        self._actions.append(Tell(message))
+
+    def _launch_missing(self, now: float) -> None:
+        lost = self.crew.count(Phase.LOST)
+        if lost > self._config.limits.max_lost:
+            self.stop(StoppedError(f"{lost} workers hang in the kernel and cannot be killed: storage does not answer"))
+            return
+        wanted = self._config.work.workers
+        if self.jobs.walked:
+            wanted = min(wanted, len(self.jobs))
+        for _ in range(wanted - self.crew.living):
+            self.crew.launch(now)
+
+    def _dispatch(self, now: float) -> None:
+        idle = [worker for worker in self.crew if worker.phase is Phase.IDLE]
+        for worker in idle:
+            busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
+            job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
+            if job:
+                self._assign(worker, job, now)
+            elif self.jobs.wants_fresh_child and worker.jobs_begun:
+                self.crew.retire(worker, now)
+
+    def _assign(self, worker: Worker, job: Job, now: float) -> None:
+        self._failed_starts = 0
+        temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
+        granted_bytes, granted_writer = self.gate.offer(worker.id, self._grant_bytes)
+        worker.take(job, temp, self._limit.seconds("", 0), now)
+        order = Assign(
+            job=job.id,
+            attempt=job.dispatched,
+            source=join(self._source, job.path),
+            temp=temp,
+            engine=self._config.work.engine,
+            tried=job.tried,
+            skip_others=self._config.work.others == "skip",
+            in_place=self._in_place,
+            durable=self._config.storage.durable,
+            limit_seconds=self._limit.at_most(self._grant_bytes),
+            granted_bytes=granted_bytes,
+            granted_writer=granted_writer,
+        )
+        self._actions.append(SendTo(worker.id, order))
+
+    def _inspected(self, worker: Worker, message: Inspected) -> None:
+        assert worker.job is not None  # noqa: S101 - is_legal holds it
+        worker.engine = message.engine
+        worker.job.transfer_syntax_uid = message.transfer_syntax_uid
+        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.native_bytes))
+
+    def _wants(self, worker: Worker, message: Wants, now: float) -> None:
+        worker.pause(now)
+        if message.writer:
+            self.gate.request_writer(worker.id)
+        else:
+            self.gate.request_bytes(worker.id, message.bytes)
+        self._grant(now)
+
+    def _grant(self, now: float) -> None:
+        for number in self.gate.grant():
+            worker = self.crew[number]
+            if worker.phase is Phase.WAITING and worker.job:
+                worker.resume(now)
+                self._actions.append(SendTo(number, Grant(worker.job.id, worker.limit_seconds)))
+
+    def _written(self, worker: Worker, message: Written, now: float) -> None:
+        temp = worker.temp
+        job = self._take_job(worker)
+        self._limit.learn(message.transfer_syntax_uid, message.native_bytes, message.seconds)
+        self._tell(Commit((self.jobs.written(job, temp, message),)))
+        self._commit_waits_since = self._commit_waits_since or now
+
+    def _take_job(self, worker: Worker) -> Job:
+        """Take the job out of a child's hands: its tokens come back, and it is idle."""
+        job = worker.job
+        assert job is not None  # noqa: S101 - is_legal holds it
+        self.gate.release(worker.id)
+        worker.rest()
+        return job
+
+    def _failed(self, worker: Worker, kind: FailureKind, reason: str, now: float, *, exhausted: bool) -> None:
+        """An attempt ended with words; where foreign code ran on the content, its child is not used again."""
+        self._conclude(worker, kind, reason, now, exhausted=exhausted)
+        self._take_job(worker)
+        if RETRY[kind].retire and not exhausted:
+            self.crew.retire(worker, now)
+
+    def _conclude(
+        self, worker: Worker, kind: FailureKind, reason: str, now: float, *, exhausted: bool = False
+    ) -> None:
+        job = worker.job
+        assert job is not None  # noqa: S101 - callers hold it
+        if RETRY[kind].then is Then.STOP:
+            self.jobs.abandon(job)
+            self.stop(StoppedError(f"{reason}; make room and run again to resume"))
+            return
+        attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
+        self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
+
+    def _interrupted(self, worker: Worker, code: int | None, now: float) -> None:
+        assert worker.job is not None  # noqa: S101 - the caller holds it
+        reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
+        attempt = Attempt(worker.engine, FailureKind.CRASHED, reason, worker.stage, now - worker.begun)
+        self._end(self.jobs.interrupted(worker.job, attempt), now)
+
+    def _end(self, ending: Ending | None, now: float) -> None:
+        """Count and journal an ending; None is a job that will be tried again."""
+        if ending is None:
+            self.tally.retries += 1
+            return
+        self.tally.ending(ending)
+        self._tell(Settle((ending,)))
+        self._commit_waits_since = self._commit_waits_since or now
+
+    def _committed(self, message: Committed, now: float) -> None:
+        for number in message.jobs:
+            if entry := self.jobs.acknowledged(number):
+                self.tally.result(entry[1])
+        for failure in message.failures:
+            if entry := self.jobs.commit_failed(failure.job):
+                job, result = entry
+                if RETRY[failure.kind].then is Then.STOP:
+                    self.jobs.abandon(job)
+                    self.stop(StoppedError(f"{failure.reason}; make room and run again to resume"))
+                    continue
+                attempt = Attempt(result.written.engine, failure.kind, failure.reason, "commit", result.written.seconds)
+                self._end(self.jobs.failed(job, attempt), now)
+        self._commit_waits_since = now if self.jobs.committing or self.jobs.settling else None
+
+    def _expire(self, worker: Worker, now: float) -> None:
+        if worker.phase is Phase.KILLING:
+            if self.crew.press(worker, now):
+                self._lose(worker, now)
+        elif worker.hung_up:
+            self.garbled(worker.id, "it closed its channel and lives on", now)
+        elif worker.phase is Phase.STARTING:
+            self.crew.kill(worker, FailureKind.TIMEOUT, "not ready in time", now)
+        else:
+            self._actions.append(Examine(worker.id))
+
+    def _lose(self, worker: Worker, now: float) -> None:
+        """A child survives SIGKILL: it sits in the kernel, keeps its tokens, and its job is out of reach."""
+        if worker.job is not None and worker.cause is not None:
+            reason = f"{worker.reason}; the worker cannot be killed: it hangs in the kernel"
+            self._conclude(worker, FailureKind.LOST, reason, now)
+        elif worker.job is not None:
+            self.jobs.abandon(worker.job)
+        worker.job = None
+
+    def _count_failed_start(self, worker: Worker, code: int | None) -> None:
+        """Children that end before they were given anything: three in a row, and there is no point in a fourth."""
+        if worker.jobs_begun or (worker.killed and worker.cause is None) or code is None:
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            how = worker.reason or how_it_died(code)
+            self.stop(LaunchError(f"workers cannot start: the last one {how}; `python -m dcmpool --version` and a look at memory may help"))
+
+    def _remember(self, now: float) -> None:
+        slow = [w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now - w.begun > _REMEMBER_SECONDS]
+        for worker in slow:
+            worker.remembered = True
+        if slow:
+            self._tell(Begin(tuple(Begun(w.job.path, w.engine) for w in slow if w.job)))
+
+    def _watch_storage(self, now: float) -> None:
+        """Notice storage that has stopped answering, and that it answers again."""
+        storage = self._config.storage
+        since = [worker.stalled_since for worker in self.crew if worker.stalled_since is not None]
+        waits = self._commit_waits_since
+        if waits is not None and now - waits >= storage.stall_seconds:
+            since.append(waits)
+        if not since:
+            if self._stalled_since is not None:
+                self._actions.append(Notice("storage answers again"))
+            self._stalled_since = None
+            return
+        if self._stalled_since is None:
+            self._stalled_since = min(since)
+            files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
+            self._actions.append(Notice(f"storage does not answer ({files} files wait for it); no new file is begun until it does"))
+        if now - self._stalled_since >= storage.give_up_seconds and self.error is None:
+            self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume"))
+            self.give_up(now)
+
+    def _pay_credit(self) -> None:
+        if self.jobs.credit_owed and not self.draining:
+            self._tell(More(self.jobs.credit_owed))
+            self.jobs.credit_owed = 0
+
+    def _finish(self, now: float) -> None:
+        """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted."""
+        unacknowledged = (self.jobs.committing or self.jobs.settling) and not self.clerk_gave_up
+        under_way = unacknowledged or any(worker.job is not None for worker in self.crew)
+        if self.finishing or under_way or not (self.draining or self.jobs.is_over):
+            return
+        self.finishing = True
+        for worker in self.crew:
+            self.crew.retire(worker, now)
+        self._tell(Finish(self.exit_code, complete=not self.draining))
+
+
+def scratch_name(run: str, worker: int) -> bytes:
+    """Return the name of a child's private folder in TARGET/.dcmpool/tmp."""
+    return f"{run}-w{worker}".encode()
+
+
+def how_it_died(code: int | None) -> str:
+    """Say in words how a process ended."""
+    if code is None:
+        return "vanished with the fork server"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

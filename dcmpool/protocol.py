@@ -1,0 +1,441 @@
+"""What the processes say to each other: strict, size-limited frames, and no I/O.
+
+    supervisor --Assign, Grant--------------------------> worker
+               <-Ready, Inspected, Wants, Written, Left, Failed-
+    supervisor --Open, More, Begin, Commit, Settle, Discard, Finish--> clerk
+               <-Opened, Refused, Found, Noted, Earlier, Scanned, Committed, Stopped, Finished-
+    supervisor --Launch (with file descriptors)---------> fork server
+               <-Warmed, Launched (with a pidfd), Exited--------
+
+A frame is a four-byte big-endian length and that many bytes of MessagePack. Never pickle: a worker parses
+hostile files, and what it sends must not be able to make the supervisor run code. Whatever does not decode
+to one of the messages allowed in that direction is a `ProtocolError`, the sender's fault.
+"""
+
+import struct
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+
+from dcmpool.model import FailureKind, Outcome, Stage
+
+MAX_FRAME_BYTES = 64 * 1024
+"""The largest frame a worker may send."""
+MAX_CLERK_FRAME_BYTES = 4 * 1024 * 1024
+"""The largest frame between supervisor and clerk: a batch of 64 paths of 4,096 bytes fits many times."""
+BATCH = 64
+"""The most items in one message between supervisor and clerk."""
+
+_LENGTH = struct.Struct(">I")
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Line = Annotated[str, msgspec.Meta(max_length=2000)]
+Uid = Annotated[str, msgspec.Meta(max_length=64)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{0,32}$")]
+Name = Annotated[str, msgspec.Meta(max_length=40)]
+
+
+class ProtocolError(Exception):
+    """The other side sent what the protocol does not allow; the text says what."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The base of every message: immutable, tagged with its class's name, no field more than declared."""
+
+
+# --- supervisor -> worker
+
+
+class Assign(Message, frozen=True):
+    """Do this job. What is granted with it need not be asked for."""
+
+    job: Count
+    attempt: Count
+    source: bytes
+    temp: bytes
+    """Where the result goes: a name of this attempt alone, in TARGET/.dcmpool/tmp."""
+    engine: str
+    """The engine to prefer, or ""."""
+    tried: tuple[str, ...]
+    """The engines of earlier attempts, not to be used again."""
+    skip_others: bool
+    in_place: bool
+    durable: bool
+    limit_seconds: Seconds
+    granted_bytes: Count
+    granted_writer: bool
+
+
+class Grant(Message, frozen=True):
+    """What was asked for with `Wants`."""
+
+    job: Count
+    limit_seconds: Seconds
+
+
+# --- worker -> supervisor
+
+
+class Ready(Message, frozen=True):
+    """The child is up and can take a job."""
+
+
+class Inspected(Message, frozen=True):
+    """The header up to Pixel Data is read; `engine` will decode it."""
+
+    job: Count
+    transfer_syntax_uid: Uid
+    native_bytes: Count
+    engine: Name
+
+
+class Wants(Message, frozen=True):
+    """The child lacks bytes (before it decodes) or a writer's place (before it writes), and waits."""
+
+    job: Count
+    bytes: Count = 0
+    writer: bool = False
+
+
+class Written(Message, frozen=True):
+    """The result is complete in its temp file, synced and checked."""
+
+    job: Count
+    outcome: Outcome
+    engine: Name
+    transfer_syntax_uid: Uid
+    source_size: Count
+    source_mtime_ns: Nanoseconds
+    size: Count
+    mtime_ns: Nanoseconds
+    native_bytes: Count
+    digest: Digest
+    seconds: Seconds
+    write_seconds: Seconds
+    notes: Annotated[tuple[Line, ...], msgspec.Meta(max_length=16)] = ()
+
+
+class Left(Message, frozen=True):
+    """There is nothing to write for this job, by design."""
+
+    job: Count
+    outcome: Outcome
+    transfer_syntax_uid: Uid
+    source_size: Count
+    source_mtime_ns: Nanoseconds
+    reason: Line
+
+
+class Failed(Message, frozen=True):
+    """This attempt gives no result."""
+
+    job: Count
+    kind: FailureKind
+    reason: Line
+    stage: Stage
+    engine: Name
+    exhausted: bool = False
+    """No engine is left that was not tried: this is not an attempt, and the job is over."""
+
+
+ToWorker = Assign | Grant
+FromWorker = Ready | Inspected | Wants | Written | Left | Failed
+
+
+# --- supervisor -> clerk
+
+
+class Open(Message, frozen=True):
+    """Check SOURCE and TARGET, take the lock, open the journal and begin to walk."""
+
+    source: bytes
+    target: bytes
+    in_place: bool
+    files_from: bytes
+    """A list of paths, or b"" to walk all of SOURCE."""
+    overwrite: bool
+    durable: bool
+    run: str
+    version: str
+
+
+class More(Message, frozen=True):
+    """The supervisor can take so many more jobs."""
+
+    jobs: Count
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An attempt that has run long enough to be worth remembering, should everything die."""
+
+    path: bytes
+    engine: str
+
+
+class Begin(Message, frozen=True):
+    """Attempts to remember until they end."""
+
+    attempts: tuple[Begun, ...]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A complete temp file that may now get its final name."""
+
+    job: Count
+    path: bytes
+    temp: bytes
+    written: Written
+
+
+class Commit(Message, frozen=True):
+    """Rename, sync the directories, then journal."""
+
+    results: tuple[Result, ...]
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """How one try ended."""
+
+    engine: str
+    kind: FailureKind
+    reason: str
+    stage: str
+    seconds: float
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """A job that ended without a file of its own: failed, or left as it is."""
+
+    job: Count
+    path: bytes
+    size: Count
+    mtime_ns: Nanoseconds
+    outcome: Outcome
+    transfer_syntax_uid: str
+    kind: FailureKind | None
+    reason: str
+    attempts: tuple[Attempt, ...]
+
+
+class Settle(Message, frozen=True):
+    """Journal these endings."""
+
+    endings: tuple[Ending, ...]
+
+
+class Discard(Message, frozen=True):
+    """Remove what a dead child left in TARGET/.dcmpool/tmp."""
+
+    names: tuple[bytes, ...]
+
+
+class Finish(Message, frozen=True):
+    """All is sent: write what is left, close the journal and end."""
+
+    exit_code: int
+    complete: bool
+
+
+# --- clerk -> supervisor
+
+
+class Opened(Message, frozen=True):
+    """SOURCE and TARGET can be used and the journal is ours."""
+
+    target: bytes
+    resumed: bool
+    memory_target: bool = False
+
+
+class Refused(Message, frozen=True):
+    """The run cannot begin; nothing was written."""
+
+    reason: str
+    exit_code: int
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A file of SOURCE to be done."""
+
+    path: bytes
+    size: Count
+    mtime_ns: Nanoseconds
+    interrupted: Count = 0
+    """How many attempts in earlier runs died with their run."""
+    exists: str = ""
+    """Why the target's file of this name must not be replaced."""
+
+
+class Found(Message, frozen=True):
+    """Files to be done, in the order of the walk."""
+
+    items: tuple[Item, ...]
+
+
+class Noted(Message, frozen=True):
+    """A path that cannot be a job: a special file (no `kind`), or one that cannot even be looked at."""
+
+    path: bytes
+    kind: FailureKind | None
+    reason: str
+
+
+class Earlier(Message, frozen=True):
+    """A file that failed in an earlier run, in a way that another run cannot change."""
+
+    ending: Ending
+
+
+class Scanned(Message, frozen=True):
+    """Totals of the walk so far; `complete` at its end."""
+
+    files: Count
+    bytes: Count
+    settled: Count
+    complete: bool
+
+
+class CommitFailure(msgspec.Struct, frozen=True):
+    """A result that could not get its final name."""
+
+    job: Count
+    kind: FailureKind
+    reason: str
+
+
+class Committed(Message, frozen=True):
+    """These jobs are durable, or failed to be."""
+
+    jobs: tuple[Count, ...]
+    failures: tuple[CommitFailure, ...] = ()
+
+
+class Stopped(Message, frozen=True):
+    """The clerk cannot go on (the journal's storage is full, the target is gone)."""
+
+    reason: str
+
+
+class Finished(Message, frozen=True):
+    """The journal is closed."""
+
+
+ToClerk = Open | More | Begin | Commit | Settle | Discard | Finish
+FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Stopped | Finished
+
+
+# --- supervisor <-> fork server
+
+
+class Launch(Message, frozen=True):
+    """Fork a child; its file descriptors (channel, output, trace, board) come with this message."""
+
+    child: Count
+    memory_bytes: Count
+    scratch: bytes
+
+
+class Warmed(Message, frozen=True):
+    """The codecs are loaded; `missing` names those that are not, with the reason."""
+
+    missing: dict[str, str]
+
+
+class Launched(Message, frozen=True):
+    """The child exists; a pidfd of it comes with this message."""
+
+    child: Count
+    pid: Count
+
+
+class Exited(Message, frozen=True):
+    """The child is dead and reaped; `code` as `subprocess.Popen.returncode` has it."""
+
+    child: Count
+    code: int
+
+
+ToForkserver = Launch
+FromForkserver = Warmed | Launched | Exited
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Codec(Generic[M]):
+    """The messages of one direction, and the largest frame they may take."""
+
+    def __init__(self, messages: Any, limit: int = MAX_FRAME_BYTES) -> None:
+        self._decoder = msgspec.msgpack.Decoder(messages)
+        self._encoder = msgspec.msgpack.Encoder()
+        self.limit = limit
+
+    def encode(self, message: M) -> bytes:
+        """Return the message as one frame, for a stream."""
+        body = self.pack(message)
+        return _LENGTH.pack(len(body)) + body
+
+    def pack(self, message: M) -> bytes:
+        """Return the message without a length, for a socket that keeps packets apart."""
+        return self._encoder.encode(message)
+
+    def decode(self, body: bytes) -> M:
+        """Return the message of a frame's body; raise `ProtocolError` for anything else."""
+        try:
+            return self._decoder.decode(body)  # type: ignore[no-any-return]  # msgspec types a union of structs as Any
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolError(f"a frame that does not decode: {error}") from error
+
+    def reader(self) -> "FrameReader[M]":
+        """Return a reader for one stream of such frames."""
+        return FrameReader(self)
+
+
+class FrameReader(Generic[M]):
+    """Turns whatever bytes are there into whole messages; never waits for the rest of one.
+
+    Invariant: it holds less than one frame, and never more than the codec's limit.
+    """
+
+    def __init__(self, codec: Codec[M]) -> None:
+        self._codec = codec
+        self._buffer = bytearray()
+
+    @property
+    def pending(self) -> bool:
+        """Whether part of a frame has come and its rest has not."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> list[M]:
+        """Take what was read and return the messages that are now whole.
+
+        Raises
+        ------
+        ProtocolError
+            A frame is empty, over the limit, or does not decode. What came before it in `data` is dropped
+            with it: the sender is killed anyway.
+        """
+        self._buffer += data
+        messages = []
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if not 0 < length <= self._codec.limit:
+                raise ProtocolError(f"a frame of {length} bytes (1 to {self._codec.limit} are allowed)")
+            end = start + _LENGTH.size + length
+            if end > len(self._buffer):
+                break
+            messages.append(self._codec.decode(bytes(memoryview(self._buffer)[start + _LENGTH.size : end])))
+            start = end
+        del self._buffer[:start]
+        return messages
+
+
+TO_WORKER: Codec[Any] = Codec(ToWorker)
+FROM_WORKER: Codec[Any] = Codec(FromWorker)
+TO_CLERK: Codec[Any] = Codec(ToClerk, MAX_CLERK_FRAME_BYTES)
+FROM_CLERK: Codec[Any] = Codec(FromClerk, MAX_CLERK_FRAME_BYTES)
+TO_FORKSERVER: Codec[Any] = Codec(ToForkserver)
+FROM_FORKSERVER: Codec[Any] = Codec(FromForkserver)

@@ -1,0 +1,168 @@
+"""What came of a run: the tally while it goes on, the report at its end, as an object and as JSON."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from typing import Any
+
+import msgspec
+
+from dcmpool.model import FailureKind, Outcome
+from dcmpool.protocol import Ending, Noted, Result
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A path of SOURCE (relative) and what is to be said of it."""
+
+    path: bytes
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The end of a run."""
+
+    source: bytes
+    target: bytes
+    counts: dict[str, int]
+    by_transfer_syntax: dict[str, dict[str, int]]
+    failed: list[Ending]
+    kept: list[Line]
+    skipped: list[Line]
+    notes: list[Line]
+    native_bytes: int
+    kills: int
+    retries: int
+    seconds: float
+    exit_code: int
+    stopped: str = ""
+    """Why the run ended before its work did; "" if it did not."""
+
+    def to_json(self) -> str:
+        """Return one JSON object; bytes of file names that are not UTF-8 come as lone surrogates, as Python has them."""
+        value: dict[str, Any] = {
+            "source": os.fsdecode(self.source),
+            "target": os.fsdecode(self.target),
+            "counts": self.counts,
+            "by_transfer_syntax": self.by_transfer_syntax,
+            "failed": [_failed(ending) for ending in self.failed],
+            "kept": [_line(line) for line in self.kept],
+            "skipped": [_line(line) for line in self.skipped],
+            "notes": [_line(line) for line in self.notes],
+            "native_bytes": self.native_bytes,
+            "kills": self.kills,
+            "retries": self.retries,
+            "seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "stopped": self.stopped,
+        }
+        return json.dumps(value)
+
+
+class Tally:
+    """Counts what ends, as it ends."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self.by_transfer_syntax: dict[str, Counter[Outcome]] = defaultdict(Counter)
+        self.failed: dict[bytes, Ending] = {}
+        self.lines: dict[Outcome, dict[bytes, str]] = {Outcome.KEPT: {}, Outcome.SKIPPED: {}}
+        self.notes: list[Line] = []
+        self.native_bytes = 0
+        self.source_bytes = 0
+        self.retries = 0
+        self.files_walked = self.bytes_walked = 0
+
+    @property
+    def ended(self) -> int:
+        """How many files have ended, in this run or an earlier one."""
+        return sum(self.counts.values())
+
+    def walked(self, files: int, size: int, settled: int) -> None:
+        """Take the walk's totals so far."""
+        self.files_walked, self.bytes_walked = files, size
+        self.counts[Outcome.SETTLED] = settled
+
+    def result(self, result: Result) -> None:
+        """Count a file whose result is durable."""
+        written = result.written
+        self._count(written.outcome, written.transfer_syntax_uid)
+        self.native_bytes += written.native_bytes
+        self.source_bytes += written.source_size
+        if written.outcome is Outcome.KEPT:
+            self.lines[Outcome.KEPT][result.path] = "; ".join(written.notes) or "no native form"
+        else:
+            self.notes += [Line(result.path, note) for note in written.notes]
+
+    def ending(self, ending: Ending) -> None:
+        """Count a file that ended without a result of its own."""
+        if ending.path in self.failed:
+            return
+        self._count(ending.outcome, ending.transfer_syntax_uid)
+        self.source_bytes += ending.size
+        if ending.outcome is Outcome.FAILED:
+            self.failed[ending.path] = ending
+        elif ending.outcome in self.lines:
+            self.lines[ending.outcome][ending.path] = ending.reason
+
+    def noted(self, note: Noted) -> None:
+        """Count a path that is no job. A restarted clerk says it again."""
+        if note.kind is not None:
+            self.ending(_unreadable(note, note.kind))
+        elif note.path not in self.lines[Outcome.SKIPPED]:
+            self.counts[Outcome.SKIPPED] += 1
+            self.lines[Outcome.SKIPPED][note.path] = note.reason
+
+    def report(
+        self, *, source: bytes, target: bytes, kills: int, seconds: float, exit_code: int, stopped: str
+    ) -> Report:
+        """Return the report of the run."""
+        return Report(
+            source=source,
+            target=target,
+            counts={outcome.value: self.counts[outcome] for outcome in Outcome},
+            by_transfer_syntax={
+                uid: {outcome.value: count for outcome, count in sorted(counts.items())}
+                for uid, counts in sorted(self.by_transfer_syntax.items())
+            },
+            failed=sorted(self.failed.values(), key=lambda ending: ending.path),
+            kept=_lines(self.lines[Outcome.KEPT]),
+            skipped=_lines(self.lines[Outcome.SKIPPED]),
+            notes=self.notes,
+            native_bytes=self.native_bytes,
+            kills=kills,
+            retries=self.retries,
+            seconds=seconds,
+            exit_code=exit_code,
+            stopped=stopped,
+        )
+
+    def _count(self, outcome: Outcome, transfer_syntax_uid: str) -> None:
+        self.counts[outcome] += 1
+        if transfer_syntax_uid:
+            self.by_transfer_syntax[transfer_syntax_uid][outcome] += 1
+
+
+def _unreadable(note: Noted, kind: FailureKind) -> Ending:
+    return Ending(0, note.path, 0, 0, Outcome.FAILED, "", kind, note.reason, ())
+
+
+def _lines(lines: dict[bytes, str]) -> list[Line]:
+    return [Line(path, reason) for path, reason in sorted(lines.items())]
+
+
+def _line(line: Line) -> dict[str, str]:
+    return {"path": os.fsdecode(line.path), "reason": line.reason}
+
+
+def _failed(ending: Ending) -> dict[str, Any]:
+    attempts = [
+        {"engine": a.engine, "kind": a.kind, "stage": a.stage, "reason": a.reason, "seconds": round(a.seconds, 3)}
+        for a in ending.attempts
+    ]
+    return {
+        "path": os.fsdecode(ending.path),
+        "kind": ending.kind,
+        "reason": ending.reason,
+        "transfer_syntax_uid": ending.transfer_syntax_uid,
+        "attempts": attempts,
+    }

@@ -1,0 +1,105 @@
+"""Walking SOURCE: which paths are files to be done, and which must be named and left.
+
+Opens no file. Follows symlinks to files and to directories, as archives are full of them, and notices a
+directory that contains itself. Paths are bytes, relative to SOURCE: file names need not be UTF-8.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dcmpool.model import FailureKind
+
+STATE_DIRECTORY: Final = b".dcmpool"
+"""dcmpool's own folder in a TARGET; never walked."""
+
+_MAX_LINKS = 40
+"""Symlinked directories inside each other, as the kernel's own limit (path_resolution(7), ELOOP)."""
+
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file, by its path relative to SOURCE."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A path that is no job: left out by design (no `kind`), or a failure to look at it."""
+
+    path: bytes
+    kind: FailureKind | None
+    reason: str
+
+
+def walk(source: bytes, *, in_place: bool) -> Iterator[File | Note]:
+    """Yield what lies under a directory, or the file itself, sorted by name within each directory.
+
+    In place, symlinks are named and left: renaming a result over one would break it.
+    """
+    if not os.path.isdir(source):
+        yield look(source, os.path.basename(source), in_place=False)
+        return
+    ancestors = (_identity(os.stat(source)),)
+    pending: list[tuple[bytes, tuple[tuple[int, int], ...], int]] = [(b"", ancestors, 0)]
+    while pending:
+        directory, ancestors, links = pending.pop()
+        deeper = []
+        for name, is_link, problem in _entries(os.path.join(source, directory)):
+            path = os.path.join(directory, name)
+            if problem:
+                yield Note(path or b".", FailureKind.READ, problem)
+                continue
+            found = look(os.path.join(source, path), path, in_place=in_place)
+            if not isinstance(found, tuple):
+                yield found
+            elif found in ancestors or links + is_link > _MAX_LINKS:
+                yield Note(path, None, "a link to a directory that contains it")
+            else:
+                deeper.append((path, (*ancestors, found), links + is_link))
+        pending.extend(reversed(deeper))
+
+
+def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[int, int]":
+    """Say what a path is: a file, something to be named, or a directory's (device, inode)."""
+    try:
+        status = os.lstat(full)
+        if stat.S_ISLNK(status.st_mode):
+            if in_place:
+                return Note(path, None, "a symbolic link; in place, links are left alone")
+            status = os.stat(full)
+    except FileNotFoundError:
+        missing = not os.path.islink(full)
+        return Note(path, FailureKind.READ if missing else None, "no such file" if missing else "a link to nothing")
+    except (OSError, ValueError) as error:
+        return Note(path, FailureKind.READ, f"cannot be looked at: {getattr(error, 'strerror', None) or error}")
+    if stat.S_ISDIR(status.st_mode):
+        return _identity(status)
+    if not stat.S_ISREG(status.st_mode):
+        return Note(path, None, f"{_SPECIAL.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a file")
+    return File(path, status.st_size, status.st_mtime_ns)
+
+
+def _entries(directory: bytes) -> list[tuple[bytes, bool, str]]:
+    """Return (name, is it a link, problem) of each entry, sorted; a directory that cannot be read is one problem."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted((entry.name, entry.is_symlink(), "") for entry in entries if entry.name != STATE_DIRECTORY)
+    except OSError as error:
+        return [(b"", False, f"the directory cannot be read: {error.strerror}")]
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,91 @@
+"""The summary that ends a run, on the terminal."""
+
+from typing import TYPE_CHECKING
+
+from dcmpool.model import Outcome
+from dcmpool.protocol import Ending
+from dcmpool.report import Line, Report
+from dcmpool.syntaxes import syntax_name
+from dcmpool.text import duration, shown, shown_full, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_MAX_LISTED = 1000
+_WORDS = {
+    Outcome.DECOMPRESSED: "decompressed",
+    Outcome.COPIED: "copied, native already or without Pixel Data",
+    Outcome.OTHER: "copied, not DICOM",
+    Outcome.KEPT: "kept as they are, no native form",
+    Outcome.SKIPPED: "left out",
+    Outcome.SETTLED: "done in an earlier run",
+    Outcome.FAILED: "failed",
+}
+
+
+def print_summary(report: Report, console: "Console") -> None:
+    """Print counts by outcome and Transfer Syntax, and every file that is not as the user will expect."""
+    console.print(f"{shown_full(report.source)} -> {shown_full(report.target)}", markup=False, highlight=False)
+    for outcome, words in _WORDS.items():
+        if report.counts[outcome]:
+            console.print(f"{report.counts[outcome]:>10,}  {words}", markup=False, highlight=False)
+    if report.by_transfer_syntax:
+        console.print(_syntax_table(report))
+    _print_lines(console, "Kept", report.kept)
+    _print_lines(console, "Left out", report.skipped)
+    _print_lines(console, "Noted", report.notes)
+    print_failures(report, console)
+    pace = report.native_bytes / max(report.seconds, 0.001)
+    figures = [f"{duration(report.seconds)}", f"{size(report.native_bytes)} native", f"{size(pace)}/s"]
+    figures += [f"{n:,} {noun}" for n, noun in ((report.kills, "killed"), (report.retries, "retried")) if n]
+    console.print(", ".join(figures), markup=False, highlight=False)
+    console.print(_verdict(report), markup=False, highlight=False)
+
+
+def print_failures(report: Report, console: "Console") -> None:
+    """Print every failed file with its reason and its attempts."""
+    if report.failed:
+        console.print("\nFailed:", markup=False, highlight=False)
+    for ending in report.failed[:_MAX_LISTED]:
+        console.print(_failure(ending), markup=False, highlight=False, soft_wrap=True)
+    if len(report.failed) > _MAX_LISTED:
+        console.print(f"  and {len(report.failed) - _MAX_LISTED:,} more: --json lists all", markup=False, highlight=False)
+
+
+def _failure(ending: Ending) -> str:
+    if len(ending.attempts) < 2:
+        return f"  {shown(ending.path)}\n      {ending.kind}: {ending.reason}"
+    tries = [f"      {a.kind} ({a.engine or a.stage}, {duration(a.seconds)}): {a.reason}" for a in ending.attempts]
+    return "\n".join([f"  {shown(ending.path)}", *tries])
+
+
+def _print_lines(console: "Console", title: str, lines: list[Line]) -> None:
+    if not lines:
+        return
+    console.print(f"\n{title}:", markup=False, highlight=False)
+    for line in lines[:_MAX_LISTED]:
+        console.print(f"  {shown(line.path)}: {line.reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > _MAX_LISTED:
+        console.print(f"  and {len(lines) - _MAX_LISTED:,} more: --json lists all", markup=False, highlight=False)
+
+
+def _syntax_table(report: Report) -> "Table":
+    from rich.table import Table  # noqa: PLC0415 - slow to import
+
+    outcomes = [o for o in Outcome if any(counts.get(o) for counts in report.by_transfer_syntax.values())]
+    table = Table("Transfer Syntax", *(str(o) for o in outcomes), box=None, pad_edge=True, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for uid, counts in report.by_transfer_syntax.items():
+        table.add_row(syntax_name(uid), *(f"{counts[o]:,}" if counts.get(o) else "" for o in outcomes))
+    return table
+
+
+def _verdict(report: Report) -> str:
+    if report.stopped:
+        return f"stopped: {report.stopped}. The same command resumes (exit code {report.exit_code})"
+    failed = report.counts[Outcome.FAILED]
+    if failed:
+        return f"{failed:,} of {sum(report.counts.values()):,} failed, all others are complete (exit code 1)"
+    return "all well"

@@ -1,0 +1,475 @@
+"""The loop: waits, hands events to the policy, does what it says. One thread; touches neither SOURCE nor TARGET.
+
+    clerk <--stream--> Supervisor <--packets--> fork server --fork--> workers
+                        Supervisor <--channel, pidfd--> each worker
+
+Nothing here blocks but the one wait: channels do not, memfds and /proc cannot, and the user's terminal is
+written by a thread of its own.
+"""
+
+import contextlib
+import os
+import secrets
+import select
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dcmpool import __version__, _os, diagnose
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.child import Child, Helper, Stream
+from dcmpool.config import MIB, Config
+from dcmpool.crew import Phase
+from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
+from dcmpool.pool import Pool, scratch_name
+from dcmpool.progress import Activity, Progress, Snapshot
+from dcmpool.protocol import (
+    FROM_CLERK,
+    FROM_FORKSERVER,
+    MAX_FRAME_BYTES,
+    TO_CLERK,
+    TO_FORKSERVER,
+    Exited,
+    Finished,
+    Launch,
+    Launched,
+    Open,
+    Opened,
+    ProtocolError,
+    Refused,
+    Warmed,
+)
+from dcmpool.report import Report, Tally
+
+_MAX_HELPER_DEATHS = 3
+_STATUS_SECONDS = 1.0
+"""How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
+_GOODBYE_SECONDS = 2.0
+_OVERRUN_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a run is to do, beside its settings."""
+
+    source: bytes
+    target: bytes
+    in_place: bool = False
+    files_from: bytes = b""
+
+
+class Supervisor:
+    """One run: `run` is its life. `worker_module` has the `serve_child` that children run."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        progress: Progress,
+        *,
+        worker_module: str = "dcmpool.worker",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task = task
+        self._config = config.resolved()
+        self._progress = progress
+        self._worker_module = worker_module
+        self._clock = clock
+        self._run = secrets.token_hex(4)
+        self._tally = Tally()
+        self._pool = Pool(self._config, self._run, task.source, in_place=task.in_place, tally=self._tally)
+        self._children: dict[int, Child] = {}
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._awaiting_code: dict[int, float] = {}
+        self._target = task.target
+        self._temp = b""
+        self._opened = self._finished = False
+        self._clerk_deaths = self._forkserver_deaths = 0
+        self._signals = 0
+        self._begun = clock()
+
+    def run(self) -> Report:
+        """Do the run and return its report.
+
+        Raises
+        ------
+        UsageError, LockedError
+            SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
+        """
+        with selectors.DefaultSelector() as self._selector, self._signals_queued():
+            try:
+                self._start_clerk()
+                self._start_forkserver()
+                self._loop()
+                return self._report()
+            finally:
+                self._leave()
+
+    @property
+    def has_lost_children(self) -> bool:
+        """Whether a child is left that cannot be killed, so that waiting for children would never end."""
+        return self._pool.crew.count(Phase.LOST) > 0
+
+    # --- the loop
+
+    def _loop(self) -> None:
+        while True:
+            before = self._clock()
+            self._perform()
+            if self._pool.is_over and (self._finished or self._pool.clerk_gave_up):
+                return
+            timeout = self._timeout(before)
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            now = self._clock()
+            if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
+                self._pool.shift(now - before - timeout)
+            if self._signals >= 2:
+                self._abort()
+                return
+            self._give_up_on_codes(now)
+            self._flush()
+            if self._opened:
+                self._pool.tick(now)
+            if self._progress.is_due(now):
+                self._progress.show(self._snapshot(now), now)
+
+    def _timeout(self, now: float) -> float | None:
+        deadlines = [*self._awaiting_code.values()]
+        if (deadline := self._pool.next_deadline()) is not None:
+            deadlines.append(deadline)
+        if (due := self._progress.next_due(now)) is not None:
+            deadlines.append(due)
+        if self._unsent or self._clerk_stream.is_behind:
+            deadlines.append(now + 0.01)  # a socket's buffer is full: rare, and not worth a write event
+        return max(0.0, min(deadlines) - now) if deadlines else None
+
+    def _perform(self) -> None:
+        for action in self._pool.take_actions():
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case LaunchChild():
+                self._launch(action.worker)
+            case SendTo():
+                if not self._children[action.worker].send(action.message):
+                    # Dead, which its pidfd will say; or it does not read, which its deadline will.
+                    return
+            case SignalChild():
+                self._signal(action.worker, action.number)
+            case Examine():
+                self._examine(action.worker)
+            case CloseChild():
+                self._close_child(action.worker)
+            case Tell():
+                self._clerk_stream.send(action.message)
+            case Notice():
+                self._progress.notice(action.text)
+
+    def _flush(self) -> None:
+        self._clerk_stream.flush()
+        try:
+            while self._unsent:
+                frame, fds = self._unsent[0]
+                socket.send_fds(self._forkserver.channel, [frame], fds)
+                self._unsent.popleft()
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()  # its pidfd will say that it is dead
+
+    # --- children
+
+    def _launch(self, number: int) -> None:
+        child = self._children[number] = Child()
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
+        scratch = os.path.join(self._temp, scratch_name(self._run, number))
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
+        self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
+        self._flush()
+
+    def _on_channel(self, number: int) -> None:
+        child = self._children.get(number)
+        if child is None:
+            return
+        now = self._clock()
+        try:
+            messages, closed = child.receive()
+        except ProtocolError as error:
+            self._selector.unregister(child.channel)
+            self._pool.garbled(number, str(error), now)
+            return
+        for message in messages:
+            self._pool.message(number, message, now)
+        if closed:
+            self._selector.unregister(child.channel)
+            self._pool.hung_up(number, now)
+
+    def _on_death(self, number: int) -> None:
+        """The pidfd says that the child is dead: hear its last messages, then say so as soon as its status is known."""
+        child = self._children[number]
+        if child.channel in self._selector.get_map():
+            self._on_channel(number)
+        self._selector.unregister(child.pidfd)
+        child.is_dead = True
+        if child.code is not None:
+            self._pool.died(number, child.code, self._clock())
+        else:
+            self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
+
+    def _on_exited(self, message: Exited) -> None:
+        child = self._children.get(message.child)
+        if child is None:
+            return
+        child.code = message.code
+        if child.is_dead:
+            self._awaiting_code.pop(message.child, None)
+            self._pool.died(message.child, message.code, self._clock())
+
+    def _give_up_on_codes(self, now: float) -> None:
+        for number in [number for number, deadline in self._awaiting_code.items() if now >= deadline]:
+            del self._awaiting_code[number]
+            self._pool.died(number, None, now)
+
+    def _signal(self, number: int, signal_number: int) -> None:
+        child = self._children[number]
+        if child.pid:
+            child.signal(signal_number)
+        else:
+            # A launch that is not answered: the fork server hangs, and all its children are to be made anew.
+            self._forkserver.kill()
+
+    def _examine(self, number: int) -> None:
+        child = self._children[number]
+        evidence = diagnose.examine(child.pid)
+        worker = self._pool.crew[number]
+        stage = child.stage
+        engine = f" with {worker.engine}" if worker.engine else ""
+        reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {evidence.text()}"
+        roots = (self._task.source, self._target)
+        stalled = diagnose.is_stalled(evidence, roots)
+        self._pool.examined(number, stalled=stalled, stage=stage, reason=reason, now=self._clock())
+        self._perform()
+
+    def _close_child(self, number: int) -> None:
+        child = self._children.pop(number)
+        self._awaiting_code.pop(number, None)
+        for file in (child.channel, child.pidfd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(file)
+        self._unsent = deque(entry for entry in self._unsent if entry[1] != child.descriptors())
+        child.close()
+
+    # --- the fork server
+
+    def _start_forkserver(self) -> None:
+        self._forkserver = Helper("dcmpool.forkserver", self._worker_module, packets=True)
+        self._selector.register(self._forkserver.channel, selectors.EVENT_READ, self._on_forkserver)
+        self._selector.register(self._forkserver.pidfd, selectors.EVENT_READ, self._on_forkserver_death)
+
+    def _on_forkserver(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._forkserver.channel, MAX_FRAME_BYTES, 1)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if not data:
+            self._selector.unregister(self._forkserver.channel)
+            return
+        match FROM_FORKSERVER.decode(data):
+            case Warmed() as message:
+                for module, reason in message.missing.items():
+                    self._progress.notice(f"{module} cannot be loaded, its engine is left out: {reason}")
+            case Launched() as message:
+                self._on_launched(message, fds[0])
+            case Exited() as message:
+                self._on_exited(message)
+
+    def _on_launched(self, message: Launched, pidfd: int) -> None:
+        self._forkserver_deaths = 0
+        if message.child not in self._children:
+            os.close(pidfd)  # launched for a run that no longer wants it; the closed channel ends it
+            return
+        number = message.child
+        self._children[number].launched(message.pid, pidfd)
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
+        self._pool.launched(number, message.pid)
+
+    def _on_forkserver_death(self) -> None:
+        """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
+        last_words = self._forkserver.last_words()
+        self._close_helper(self._forkserver)
+        self._unsent.clear()
+        self._pool.forkserver_died()
+        self._forkserver_deaths += 1
+        if self._forkserver_deaths >= _MAX_HELPER_DEATHS:
+            self._pool.stop(LaunchError(f"the fork server dies again and again: {last_words or 'it said nothing'}"))
+        self._perform()
+        self._start_forkserver()
+
+    # --- the clerk
+
+    def _start_clerk(self) -> None:
+        self._clerk = Helper("dcmpool.clerk", packets=False)
+        self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
+        self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
+        self._selector.register(self._clerk.pidfd, selectors.EVENT_READ, self._on_clerk_death)
+        self._clerk_stream.send(
+            Open(
+                source=self._task.source,
+                target=self._task.target,
+                in_place=self._task.in_place,
+                files_from=self._task.files_from,
+                overwrite=self._config.work.overwrite,
+                durable=self._config.storage.durable,
+                run=self._run,
+                version=__version__,
+            )
+        )
+
+    def _on_clerk(self) -> None:
+        messages = self._clerk_stream.receive()
+        if not messages:
+            return
+        now = self._clock()
+        for message in messages:
+            match message:
+                case Opened():
+                    self._on_opened(message, now)
+                case Refused():
+                    self._on_refused(message)
+                case Finished():
+                    self._finished = True
+                case _:
+                    self._clerk_deaths = 0
+                    self._pool.from_clerk(message, now)
+
+    def _on_opened(self, message: Opened, now: float) -> None:
+        self._target = message.target
+        self._temp = os.path.join(message.target, b".dcmpool", b"tmp")
+        if not self._opened:
+            self._opened = True
+            self._pool.opened(self._temp, now)
+        self._pool.welcome_clerk(now)
+
+    def _on_refused(self, message: Refused) -> None:
+        kind: type[DcmpoolError] = LockedError if message.exit_code == LockedError.exit_code else UsageError
+        if not self._opened:
+            raise kind(message.reason)
+        self._pool.stop(LaunchError(f"the clerk cannot go on: {message.reason}"))
+        self._pool.give_up(self._clock())
+
+    def _on_clerk_death(self) -> None:
+        last_words = self._clerk.last_words()
+        self._on_clerk()
+        self._close_helper(self._clerk)
+        if self._finished:
+            return
+        self._clerk_deaths += 1
+        if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
+            self._pool.stop(LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}"))
+            self._pool.give_up(self._clock())
+            return
+        self._start_clerk()
+
+    # --- signals, progress, the end
+
+    @contextlib.contextmanager
+    def _signals_queued(self) -> Iterator[None]:
+        """Have signals do nothing but wake the loop."""
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(read, selectors.EVENT_READ, lambda: self._on_signal(read))
+        handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(old)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            os.close(read)
+            os.close(write)
+
+    def _on_signal(self, read: int) -> None:
+        self._signals += sum(number in _SIGNALS for number in os.read(read, 4096))
+        if self._signals == 1:
+            self._progress.notice("finishing the files under way; once more stops at once")
+            self._pool.drain()
+            if not self._opened:
+                self._finished = True
+                self._pool.finishing = True
+
+    def _abort(self) -> None:
+        """Stop at once: everything that runs is killed, and the next run resumes."""
+        self._pool.drain()
+        for child in self._children.values():
+            child.signal(signal.SIGKILL)
+        self._clerk.kill()
+        self._forkserver.kill()
+
+    def _leave(self) -> None:
+        """Let go of all processes: by now they have nothing to do, or were killed."""
+        for helper in (self._clerk, self._forkserver):
+            helper.kill()
+        self._wait_for_death()
+        for number in list(self._children):
+            self._close_child(number)
+        for helper in (self._clerk, self._forkserver):
+            self._close_helper(helper)
+
+    def _wait_for_death(self) -> None:
+        """Wait until the kernel has let go of all that was killed; what hangs in it is not waited for long."""
+        living = {child.pidfd for child in self._children.values() if child.pidfd >= 0 and not child.is_dead}
+        living |= {helper.pidfd for helper in (self._clerk, self._forkserver)}
+        poll = select.poll()
+        for fd in living:
+            poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while living and (left := deadline - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                poll.unregister(fd)
+                living.discard(fd)
+
+    def _close_helper(self, helper: Helper) -> None:
+        if helper is self._clerk:
+            self._clerk_stream.close()
+        for file in (helper.channel, helper.pidfd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(file)
+        helper.close()
+
+    def _snapshot(self, now: float) -> Snapshot:
+        busy = [worker for worker in self._pool.crew if worker.job is not None]
+        return Snapshot(
+            ended=self._tally.ended,
+            walked=self._tally.files_walked,
+            walk_complete=self._pool.jobs.walked,
+            native_bytes=self._tally.native_bytes,
+            source_bytes=self._tally.source_bytes,
+            walked_bytes=self._tally.bytes_walked,
+            failed=len(self._tally.failed),
+            kills=self._pool.crew.kills,
+            retries=self._tally.retries,
+            seconds=now - self._begun,
+            activities=tuple(
+                Activity(worker.job.path, self._children[worker.id].stage, worker.phase.value, now - worker.begun)
+                for worker in busy
+                if worker.job
+            ),
+        )
+
+    def _report(self) -> Report:
+        return self._tally.report(
+            source=self._task.source,
+            target=self._target,
+            kills=self._pool.crew.kills,
+            seconds=self._clock() - self._begun,
+            exit_code=self._pool.exit_code,
+            stopped=str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else "",
+        )

@@ -1,0 +1,33 @@
+"""Numbers and names as people read them."""
+
+import os
+
+
+def shown(path: bytes) -> str:
+    """Return a file name that is safe to print: what is not printable (a newline, an escape, not UTF-8) is escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown_full(path: bytes) -> str:
+    """Return a whole path that is safe to print, relative to here where that is shorter."""
+    relative = os.path.relpath(path)
+    return shown(min(path, relative, key=len))
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span: 4.2 s, 3:07, 12:00:00."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

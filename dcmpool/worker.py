@@ -1,0 +1,224 @@
+"""The child's side: one job at a time, from the source's header to a synced and checked temp file.
+
+    Assign -> inspect -> [wants bytes] -> decode -> [wants a writer's place] -> write, fsync, verify -> Written
+
+A worker owns nothing that outlives it but a temp file, so it may be killed at any instant. It asks before it
+takes, and says what it does in one byte of a board that the supervisor can read without asking. Whatever a file
+or a codec does here ends as one message, or as this process's death.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dcmpool import _os, engines, native, verify
+from dcmpool.errors import Fault
+from dcmpool.instance import Instance, Source, inspect, open_source
+from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.protocol import FROM_WORKER, TO_WORKER, Assign, Failed, Grant, Inspected, Left, Message, Ready, Wants, Written
+
+STREAM_BYTES = 64 * 1024 * 1024
+"""Instances up to this size are decoded whole before they are written; larger ones Frame by Frame."""
+STAGES = tuple(Stage)
+"""The board holds an index into this."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Channel:
+    """The worker's end of its private socket: blocking, since a worker has nothing else to do."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._reader = TO_WORKER.reader()
+        self._messages: list[Any] = []
+
+    def send(self, message: Message) -> None:
+        """Send one message."""
+        self._socket.sendall(FROM_WORKER.encode(message))
+
+    def receive(self) -> Any:
+        """Return the next message, or None when the supervisor has closed its end."""
+        while not self._messages:
+            data = self._socket.recv(65536)
+            if not data:
+                return None
+            self._messages += self._reader.feed(data)
+        return self._messages.pop(0)
+
+
+class Attempt:
+    """One attempt at one job: its grants, its stage, its clock."""
+
+    def __init__(self, order: Assign, channel: Channel, board: int) -> None:
+        self._order = order
+        self._channel = channel
+        self._board = board
+        self._engine = ""
+        self._bytes = order.granted_bytes
+        self._writer = order.granted_writer
+        self._limit = order.limit_seconds
+        self._stage = Stage.INSPECT
+        self._write_seconds = 0.0
+        self._begun = time.monotonic()
+
+    def run(self) -> Message:
+        """Do the job and return the message that ends it."""
+        self._arm()
+        try:
+            return self._work()
+        except Fault as fault:
+            return self._failed(fault.kind, fault.reason)
+        except MemoryError:
+            return self._failed(FailureKind.MEMORY, "more memory is needed than a worker may use (limits.memory_mib)")
+        except OSError as error:
+            full = error.errno in _FULL
+            reason = "the target's storage is full" if full else f"the target cannot be written: {error.strerror}"
+            return self._failed(FailureKind.NO_SPACE if full else FailureKind.WRITE, reason)
+        except Exception as error:  # noqa: BLE001 - the border: whatever a codec raises fails this attempt, not the run
+            # The type alone: a codec's message may quote the file, and so the patient.
+            return self._failed(FailureKind.CORRUPT, f"{type(error).__name__} while the file was read")
+        finally:
+            _os.arm_alarm(0)
+
+    def _work(self) -> Message:
+        self._enter(Stage.INSPECT)
+        with open_source(self._order.source) as source:
+            instance = inspect(source)
+            if instance.outcome is Outcome.OTHER and self._order.skip_others:
+                return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
+            if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
+                return self._left(source, instance, instance.outcome, "nothing to decompress")
+            if instance.outcome is Outcome.DECOMPRESSED:
+                failed = self._choose_engine(instance)
+                if failed:
+                    return failed
+            self._channel.send(
+                Inspected(self._order.job, instance.transfer_syntax_uid, instance.native_bytes, self._engine)
+            )
+            return self._produce(source, instance)
+
+    def _choose_engine(self, instance: Instance) -> Failed | None:
+        """Choose the first engine that was not tried; with none left there is no attempt to make."""
+        names = engines.candidates(instance, self._order.engine or None)
+        left = [name for name in names if name not in self._order.tried]
+        if not left:
+            syntax = instance.transfer_syntax_uid
+            reason = "no engine is left to try" if names else f"no engine reads the Transfer Syntax {syntax}"
+            return self._failed(FailureKind.UNSUPPORTED, reason, exhausted=True)
+        self._engine = left[0]
+        return None
+
+    def _produce(self, source: Source, instance: Instance) -> Written:
+        decompress = instance.outcome is Outcome.DECOMPRESSED
+        streamed = (instance.memory_bytes if decompress else source.size) > STREAM_BYTES
+        self._need_bytes(min(instance.memory_bytes if decompress else source.size, STREAM_BYTES))
+        frames: Iterable[bytes | memoryview] = ()
+        if decompress:
+            self._enter(Stage.DECODE)
+            scratch = Path(os.environ["TMPDIR"])
+            scratch.mkdir(mode=0o700, exist_ok=True)
+            frames = engines.decode(self._engine, instance, source, scratch)
+            if not streamed:
+                frames = list(frames)
+        self._need_writer()
+        return self._write(source, instance, frames)
+
+    def _write(self, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
+        self._enter(Stage.WRITE)
+        begun = time.monotonic()
+        # Not O_TRUNC over an old one: this name is of this attempt alone.
+        fd = os.open(self._order.temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if instance.outcome is Outcome.DECOMPRESSED:
+                written = native.write_native(fd, source, instance, frames)
+            else:
+                written = native.write_copy(fd, source)
+            _take_over_metadata(fd, source)
+            if self._order.durable:
+                os.fsync(fd)
+            self._write_seconds = time.monotonic() - begun
+            self._enter(Stage.VERIFY)
+            verify.check(fd, source, instance, written)
+            source.check_unchanged()
+            mtime_ns = os.fstat(fd).st_mtime_ns
+        except BaseException:
+            os.unlink(self._order.temp)
+            raise
+        finally:
+            os.close(fd)
+        return Written(
+            job=self._order.job,
+            outcome=instance.outcome,
+            engine=self._engine,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            source_size=source.size,
+            source_mtime_ns=source.mtime_ns,
+            size=written.size,
+            mtime_ns=mtime_ns,
+            native_bytes=written.native_bytes,
+            digest=written.digest,
+            seconds=time.monotonic() - self._begun,
+            write_seconds=self._write_seconds,
+            notes=instance.notes[:16],
+        )
+
+    def _need_bytes(self, size: int) -> None:
+        if size > self._bytes:
+            self._wait(Wants(self._order.job, bytes=size))
+            self._bytes, self._writer = size, False
+
+    def _need_writer(self) -> None:
+        if not self._writer:
+            self._wait(Wants(self._order.job, writer=True))
+            self._writer = True
+
+    def _wait(self, wants: Wants) -> None:
+        """Ask, and wait without limit: time at the gate is not this job's."""
+        _os.arm_alarm(0)
+        begun = time.monotonic()
+        self._channel.send(wants)
+        answer = self._channel.receive()
+        if not isinstance(answer, Grant):
+            os._exit(0)  # the supervisor is gone or past caring
+        self._limit = answer.limit_seconds
+        self._begun += time.monotonic() - begun
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the backstop, should the supervisor not be there to kill: twice the limit."""
+        _os.arm_alarm(2 * self._limit)
+
+    def _enter(self, stage: Stage) -> None:
+        self._stage = stage
+        os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
+
+    def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
+        return Left(self._order.job, outcome, instance.transfer_syntax_uid, source.size, source.mtime_ns, reason)
+
+    def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
+        return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)
+
+
+def _take_over_metadata(fd: int, source: Source) -> None:
+    """Give the result its source's owner, mode and modification time, as far as this user may."""
+    status = os.fstat(source.fd)
+    with contextlib.suppress(PermissionError):
+        os.fchown(fd, status.st_uid, status.st_gid)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(fd, status.st_mode & 0o777)
+    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def serve_child(channel_fd: int, board: int) -> None:
+    """Do jobs until the supervisor closes the channel."""
+    channel = Channel(channel_fd)
+    channel.send(Ready())
+    while (order := channel.receive()) is not None:
+        os.lseek(2, 0, os.SEEK_SET)  # what an earlier job printed is no evidence for this one
+        channel.send(Attempt(order, channel, board).run())
