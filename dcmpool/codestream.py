@@ -3,12 +3,13 @@
 Nothing is decoded here. Promises: a codestream that is accepted starts and ends as its syntax says, and its
 marker segments lead from the one to the other without a gap; a cut at any byte before the end marker, or a
 piece missing between two JPEG 2000 tile-parts, is Fault(CORRUPT). Damage inside entropy-coded data is not seen
-here: that is for the engines.
+here, but for RLE, whose runs are counted: that is for the engines.
 """
 
 import re
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from dcmpool.dataset import corrupt
@@ -300,13 +301,32 @@ def _end_of_open_tile(data: bytes) -> int:
     return len(end) - 2
 
 
+def _rle_segment(data: bytes, position: int, end: int, due: int, segment: int) -> None:
+    """Count what one segment decodes to (PS3.5 G.3.2): `due` bytes, and then at most padding."""
+    decoded = 0
+    while decoded < due and position < end:
+        control = data[position]
+        if control < 128:
+            decoded += control + 1
+            position += control + 2
+        elif control > 128:
+            decoded += 257 - control
+            position += 2
+        else:
+            position += 1
+    if decoded < due or position > end:
+        raise corrupt(f"RLE segment {segment} ends before its pixels; the file is truncated")
+    if decoded > due or data[position:end].strip(b"\x00"):
+        raise corrupt(f"RLE segment {segment} holds more pixels than Rows and Columns say")
+
+
 def rle(data: bytes, rows: int, columns: int, samples: int, bits_allocated: int) -> Codestream:
-    """Check an RLE header (PS3.5 G.5) against the Image Pixel Module, which alone says the size.
+    """Check an RLE header (PS3.5 G.5) and its segments against the Image Pixel Module, which alone says the size.
 
     Raises
     ------
     Fault
-        CORRUPT when the header is damaged or has another number of segments.
+        CORRUPT when the header is damaged, or a segment does not decode to exactly one byte a pixel.
     """
     due = samples * (-(-bits_allocated // 8))
     if len(data) < 64:
@@ -316,9 +336,11 @@ def rle(data: bytes, rows: int, columns: int, samples: int, bits_allocated: int)
         raise corrupt(f"the RLE header counts {count} segments, {due} are due")
     if due > 15:
         raise corrupt(f"{due} RLE segments are due, the header holds 15 at most")
-    used = offsets[:count]
-    if used[0] != 64 or used != sorted(set(used)) or used[-1] >= len(data):
+    used = [*offsets[:count], len(data)]
+    if used[0] != 64 or used != sorted(set(used)):
         raise corrupt("the RLE header's offsets are damaged, or the file is truncated")
+    for segment, (start, end) in enumerate(pairwise(used), 1):
+        _rle_segment(data, start, end, rows * columns, segment)
     return Codestream(
         "RLE", rows, columns, samples, bits_allocated, signed=False, start=0, length=len(data), lossless=True
     )

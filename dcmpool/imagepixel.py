@@ -105,6 +105,8 @@ def reconcile(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
             f"the codestream has {found.components} components, Samples per Pixel is {image.samples_per_pixel}"
         )
     _check_colour(image)
+    if image.bits_allocated == 1:
+        raise Fault(FailureKind.UNSUPPORTED, "1-bit encapsulated Pixel Data is not supported yet")
     if uid != syntaxes.RLE_LOSSLESS:
         _check_depth(image, found)
     yield from _check_kind(uid, found)

@@ -22,6 +22,7 @@ from dcmpool.source import Source
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _SOP_CLASS_UID: Final = 0x00080016
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
+_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, 0x00080018, 0x00880200})  # and SOP Instance UID, Icon Image Sequence
 _PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 _MAX_NATIVE_BYTES: Final = 0xFFFFFFFE  # a 32-bit length, and even (PS3.5 7.1.1)
 
@@ -88,12 +89,12 @@ def inspect(source: Source) -> Instance:
     if uid == syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         raise Fault(FailureKind.UNSUPPORTED, "Deflated data sets are not supported yet")
     explicit = shows_vr(source, data_set)
-    elements = _elements(source, data_set, explicit=explicit)
+    elements, damage = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
     layout = Layout(preamble, meta, data_set, elements)
     pixel_data = next((elements[tag] for tag in _PIXEL_ELEMENTS if tag in elements), None)
     sop_class_uid = _text(source, elements.get(_SOP_CLASS_UID))
     if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
-        notes = () if pixel_data is None else _check_native(source, elements, pixel_data)
+        notes = damage if pixel_data is None else (*damage, *_check_native(source, elements, pixel_data))
         return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
     if uid not in syntaxes.DECODABLE:
         raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
@@ -220,19 +221,27 @@ def _starts_data_set(source: Source, offset: int) -> bool:
     return True
 
 
-def _elements(source: Source, offset: int, *, explicit: bool) -> dict[int, Element]:
-    """Walk the data set and keep what reading and writing need."""
+def _elements(
+    source: Source, offset: int, *, explicit: bool, tolerant: bool
+) -> tuple[dict[int, Element], tuple[str, ...]]:
+    """Walk the data set and keep what reading and writing need; give also what is to be told of it.
+
+    `tolerant`: it will be copied as it is, so damage outside of Pixel Data is told and no reason to refuse it.
+    """
     kept: dict[int, Element] = {}
-    last = -1
-    for element in walk(source, offset, explicit=explicit):
-        group = element.tag >> 16
-        if group in (0x0028, 0x7FE0) or element.tag in (_SOP_CLASS_UID, 0x00080018, 0x00880200):
-            if element.tag in kept:
-                raise corrupt(f"{name(element.tag)} is there twice")
-            kept[element.tag] = element
-        last = element.tag
-    del last
-    return kept
+    try:
+        for element in walk(source, offset, explicit=explicit):
+            if element.tag >> 16 in (0x0028, 0x7FE0) or element.tag in _KEPT_TAGS:
+                if element.tag in kept:
+                    raise corrupt(f"{name(element.tag)} is there twice")
+                kept[element.tag] = element
+            offset = element.end
+    except Fault as fault:
+        in_pixel_data = source.size - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
+        if not tolerant or fault.kind is not FailureKind.CORRUPT or in_pixel_data:
+            raise
+        return kept, (f"copied although damaged: {fault.reason}",)
+    return kept, ()
 
 
 def _check_native(source: Source, elements: Mapping[int, Element], pixel_data: Element) -> tuple[str, ...]:

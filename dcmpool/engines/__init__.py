@@ -42,8 +42,8 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.201": _HTJ2K,
     "1.2.840.10008.1.2.4.202": _HTJ2K,
     "1.2.840.10008.1.2.4.203": _HTJ2K,
-    # pylibjpeg-rle is compiled, pydicom's own is Python.
-    "1.2.840.10008.1.2.5": ("pylibjpeg", "rle", "gdcmconv"),
+    # pylibjpeg-rle is compiled, pydicom's own is Python; GDCM gets 16-bit colour wrong.
+    "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
 }
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 

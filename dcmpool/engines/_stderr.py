@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import Final
 
 _ROOM_BYTES: Final = 1 << 16
+# Said of whole streams too: gdcmconv asks its 8-bit library first; some writers leave Ss and Se of a sequential scan
+# at 0, which decoders do not use.
+_HARMLESS: Final = ("Unsupported JPEG data precision", "Invalid SOS parameters for sequential JPEG")
 
 
 class Printed:
@@ -33,16 +36,16 @@ def watched() -> Iterator[Printed]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             length = os.lseek(file, 0, os.SEEK_CUR)
-            printed.text = plain(os.pread(file, min(length, 4096), 0))
+            printed.text = complaint(os.pread(file, min(length, _ROOM_BYTES), 0))
     finally:
         os.close(file)
         os.close(saved)
 
 
-def plain(text: bytes) -> str:
-    """Give the first line that says something, at most 160 plain characters."""
+def complaint(text: bytes) -> str:
+    """Give the first line that is no harmless one, at most 160 plain characters."""
     for line in text.decode("ascii", "replace").splitlines():
         words = "".join(c if c.isprintable() and c.isascii() else "?" for c in line).strip()
-        if words:
+        if words and not words.startswith(_HARMLESS):
             return words[:160]
-    return "unreadable text" if text.strip(b"\x00") else ""
+    return ""

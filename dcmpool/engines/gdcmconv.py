@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, corrupt, walk
-from dcmpool.engines._stderr import plain
+from dcmpool.engines._stderr import complaint
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import BITS_ALLOCATED, PLANAR_CONFIGURATION, ImagePixel
@@ -25,6 +25,7 @@ from dcmpool.source import Source, open_source
 _UID: Final = b"1.2.826.0.1.3680043.8.498.1"  # under pydicom's root; never leaves the scratch directory
 _SECONDARY_CAPTURE: Final = b"1.2.840.10008.5.1.4.1.1.7"
 _FILE_META_END: Final = 132 + 12
+_SAID_BYTES: Final = 1 << 16
 
 
 def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decoded]:
@@ -50,7 +51,8 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
             env=_environment(binary, scratch),
             check=False,
         )
-    words = plain(said.read_bytes()[:4096])
+    with said.open("rb") as printed:
+        words = complaint(printed.read(_SAID_BYTES))
     if done.returncode or words:
         raise corrupt(f"gdcmconv exits {done.returncode}" + (f" and says: {words}" if words else ""))
     with open_source(os.fsencode(made)) as result:
