@@ -1,11 +1,11 @@
 """The exceptions of dcmpool.
 
-    DcmpoolError                the program's own trouble; `exit_code` goes to the shell
-    |- UsageError            2  arguments, configuration, SOURCE or TARGET that cannot be used
-    |- LockedError           3  another run holds TARGET's journal
-    |- LaunchError          70  children cannot be started
-    `- StoppedError         75  the run stopped and can be resumed (disk full, storage stalled)
-    Fault                       inside a child: this attempt gives no result; becomes a message, never leaves the child
+DcmpoolError                the program's own trouble; `exit_code` goes to the shell
+|- UsageError            2  arguments, configuration, SOURCE or TARGET that cannot be used
+|- LockedError           3  another run holds TARGET's journal
+|- LaunchError          70  children cannot be started
+`- StoppedError         75  the run stopped and can be resumed (disk full, storage stalled)
+Fault                       inside a child: this attempt gives no result; becomes a message, never leaves the child
 """
 
 from typing import ClassVar

@@ -1,0 +1,166 @@
+"""The elements of a data set as they lie in the file: tags, VRs, offsets and lengths, never values re-encoded.
+
+Promises: memory is bounded by what is asked for, never by what a length field claims; sequences are walked
+without recursion, so that nesting of any depth is safe; everything that does not fit is Fault(CORRUPT).
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dcmpool.errors import Fault
+from dcmpool.model import FailureKind
+from dcmpool.source import Source
+
+UNDEFINED: Final = 0xFFFFFFFF
+ITEM: Final = 0xFFFEE000
+ITEM_DELIMITATION: Final = 0xFFFEE00D
+SEQUENCE_DELIMITATION: Final = 0xFFFEE0DD
+PIXEL_DATA: Final = 0x7FE00010
+
+# PS3.5 7.1.2: these VRs have two reserved bytes and a 32-bit length.
+LONG_VRS: Final = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"),
+)
+SHORT_VRS: Final = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(),
+)
+_SEQUENCE, _FRAGMENTS, _EXPLICIT_ITEM, _IMPLICIT_ITEM, _UNKNOWN_SEQUENCE, _IMPLICIT_SEQUENCE = range(6)
+
+
+class Element(NamedTuple):
+    """One element; `start` is the offset of its tag, `end` that of the byte after it.
+
+    `vr` is empty where the file does not say it; `length` is `UNDEFINED` where the file says so, and `end`
+    then lies after the Sequence Delimitation Item.
+    """
+
+    tag: int
+    vr: bytes
+    start: int
+    value: int
+    length: int
+    end: int
+
+
+def corrupt(reason: str) -> Fault:
+    """Make the fault for content that is damaged or contradicts itself."""
+    return Fault(FailureKind.CORRUPT, reason)
+
+
+def name(tag: int) -> str:
+    """Write a tag as the standard does."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def walk(source: Source, offset: int, *, explicit: bool) -> Iterator[Element]:
+    """Give the elements of the data set from `offset` to the end of the file, not those inside sequences.
+
+    Raises
+    ------
+    Fault
+        CORRUPT where an element does not fit into the file.
+    """
+    while offset < source.size:
+        element = element_at(source, offset, explicit=explicit)
+        if element.length == UNDEFINED:
+            kind = _kind(element, explicit=explicit)
+            element = element._replace(end=_after_sequence(source, element.value, kind))
+        yield element
+        offset = element.end
+
+
+def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
+    """Read the tag, VR and length at `offset` (PS3.5 7.1); `end` is only right for a defined length.
+
+    An element that shows no VR in an explicit data set is read as an implicit one: real files hold such.
+    """
+    head = _bytes(source, offset, 8)
+    group, number, vr, length = struct.unpack("<HH2sH", head)
+    tag, value = group << 16 | number, offset + 8
+    if explicit and vr in LONG_VRS:
+        length, value = int.from_bytes(_bytes(source, value, 4), "little"), offset + 12
+    elif not explicit or not (vr.isalpha() and vr.isupper()) or group == 0xFFFE:
+        vr, length = b"", int.from_bytes(head[4:], "little")
+    if length != UNDEFINED and value + length > source.size:
+        raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.size - value}")
+    return Element(tag, vr, offset, value, length, value + length)
+
+
+def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
+    """Give offset and length (bytes) of each item's value in encapsulated Pixel Data (PS3.5 A.4), Basic Offset
+    Table first."""
+    offset = pixel_data.value
+    while True:
+        tag, length = _item(source, offset)
+        if tag == SEQUENCE_DELIMITATION:
+            return
+        if tag != ITEM:
+            raise corrupt(f"Pixel Data holds {name(tag)} where an Item or its end is due")
+        yield offset + 8, length
+        offset += 8 + length
+
+
+def shows_vr(source: Source, offset: int) -> bool:
+    """Tell whether the element at `offset` shows one of the VRs of PS3.5 6.2."""
+    return source.size >= offset + 8 and source.read(offset + 4, 2) in LONG_VRS | SHORT_VRS
+
+
+def _kind(element: Element, *, explicit: bool) -> int:
+    if element.tag == PIXEL_DATA:
+        return _FRAGMENTS
+    if element.vr == b"UN":  # PS3.5 6.2.2 Note: implicit inside; some writers do otherwise
+        return _UNKNOWN_SEQUENCE
+    return _SEQUENCE if explicit else _IMPLICIT_SEQUENCE
+
+
+def _after_sequence(source: Source, offset: int, kind: int) -> int:
+    """Give the offset after the Sequence Delimitation Item of the sequence whose first item is at `offset`."""
+    stack = bytearray((kind,))  # one byte a level: nesting of 10^5 levels is in no way special
+    while stack:
+        top = stack[-1]
+        if top in (_EXPLICIT_ITEM, _IMPLICIT_ITEM):
+            offset = _element_of_item(source, offset, stack)
+            continue
+        tag, length = _item(source, offset)
+        if tag == SEQUENCE_DELIMITATION:
+            stack.pop()
+            offset += 8
+        elif tag != ITEM:
+            raise corrupt(f"a sequence holds {name(tag)} where an Item or its end is due")
+        elif length != UNDEFINED:
+            offset += 8 + length
+        elif top == _FRAGMENTS:
+            raise corrupt("a fragment of Pixel Data has no length")
+        else:
+            offset += 8
+            explicit = top == _SEQUENCE or (top == _UNKNOWN_SEQUENCE and shows_vr(source, offset))
+            stack.append(_EXPLICIT_ITEM if explicit else _IMPLICIT_ITEM)
+    return offset
+
+
+def _element_of_item(source: Source, offset: int, stack: bytearray) -> int:
+    """Step over one element, or the end, of the item on top of `stack`; enter a sequence of undefined length."""
+    explicit = stack[-1] == _EXPLICIT_ITEM
+    element = element_at(source, offset, explicit=explicit)
+    if element.tag == ITEM_DELIMITATION:
+        stack.pop()
+        return offset + 8
+    if element.length == UNDEFINED:
+        stack.append(_kind(element, explicit=explicit))
+        return element.value
+    return element.end
+
+
+def _item(source: Source, offset: int) -> tuple[int, int]:
+    group, number, length = struct.unpack("<HHL", _bytes(source, offset, 8))
+    tag = group << 16 | number
+    if tag == ITEM and length != UNDEFINED and offset + 8 + length > source.size:
+        raise corrupt(f"an Item claims {length} bytes, the file ends after {source.size - offset - 8}")
+    return tag, length
+
+
+def _bytes(source: Source, offset: int, length: int) -> bytes:
+    if offset + length > source.size:
+        raise corrupt(f"the file ends in the middle of an element, at byte {source.size}")
+    return source.read(offset, length)

@@ -1,0 +1,73 @@
+"""Engines: encoded Frames in, native Frames out; pixels only, never headers.
+
+    candidates(instance)  ->  names in order
+    decode(name, ...)     ->  engine module: encoded Frame -> Decoded  ->  frame.finish -> native Frame
+
+Each engine is a module with `decode(instance, source, scratch) -> Iterator[Decoded]`, loaded when it is used:
+this package itself imports no codec.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dcmpool.errors import Fault
+from dcmpool.model import FailureKind
+
+if TYPE_CHECKING:
+    from dcmpool.instance import Instance
+    from dcmpool.source import Source
+
+_JPEG_LOSSY: Final = ("gdcm", "gdcmconv", "pylibjpeg")
+_JPEG_2000: Final = ("pylibjpeg", "gdcm", "gdcmconv")
+_HTJ2K: Final = ("pylibjpeg",)
+
+# Transfer Syntax UID -> engines, the best first. Here pylibjpeg stands for its OpenJPEG and RLE plug-ins; for the
+# JPEG family it needs pylibjpeg-libjpeg, which fills what is missing from a damaged stream in silence, so it is last.
+ORDER: Final[Mapping[str, tuple[str, ...]]] = {
+    "1.2.840.10008.1.2.4.50": _JPEG_LOSSY,
+    # pydicom's gdcm plug-in refuses .51 over 8 bits, gdcmconv does not; neither has .53 and .55.
+    "1.2.840.10008.1.2.4.51": ("gdcmconv", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.53": ("gdcmconv",),
+    "1.2.840.10008.1.2.4.55": ("gdcmconv",),
+    "1.2.840.10008.1.2.4.57": ("gdcm", "gdcmconv", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.70": ("gdcm", "gdcmconv", "pylibjpeg"),
+    # CharLS 2.4 (pyjpegls) refuses what makes GDCM's 2.0 spin.
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "gdcmconv", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "gdcmconv", "pylibjpeg"),
+    # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
+    "1.2.840.10008.1.2.4.90": _JPEG_2000,
+    "1.2.840.10008.1.2.4.91": _JPEG_2000,
+    "1.2.840.10008.1.2.4.201": _HTJ2K,
+    "1.2.840.10008.1.2.4.202": _HTJ2K,
+    "1.2.840.10008.1.2.4.203": _HTJ2K,
+    # pylibjpeg-rle is compiled, pydicom's own is Python; GDCM gets 16-bit colour wrong.
+    "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
+}
+ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
+
+
+def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
+    """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
+    order = ORDER.get(instance.transfer_syntax_uid, ())
+    if preferred in order:
+        return (preferred, *(engine for engine in order if engine != preferred))
+    return order
+
+
+def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
+    """Give the native Frames in order: little endian, colour by pixel, as `instance.result` says.
+
+    `scratch` is a private directory for engines that need files.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when the engine refuses the content or its result cannot be right, UNSUPPORTED when it cannot do it.
+    """
+    if name not in ENGINE_NAMES:
+        raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
+    frame = importlib.import_module("dcmpool.engines.frame")
+    engine = importlib.import_module(f"dcmpool.engines.{name}")
+    return frame.finished(instance, engine.decode(instance, source, scratch))  # type: ignore[no-any-return]  # by name

@@ -1,0 +1,269 @@
+"""What a source file is, what is due for it, and whether it is whole: reading without decoding.
+
+    Source -> File Meta -> data set walk -> Image Pixel Module -> Frames -> every codestream -> Instance
+
+Promises: an `Instance` that is to be decompressed has all its Frames, each a whole codestream that agrees with
+the Image Pixel Module; what the native result will be is decided here, whatever engine comes after.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from dcmpool import codestream, syntaxes
+from dcmpool.codestream import Codestream
+from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, element_at, name, shows_vr, walk
+from dcmpool.encapsulated import Frames, find_frames
+from dcmpool.errors import Fault
+from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
+from dcmpool.model import FailureKind, Outcome
+from dcmpool.source import Source
+
+_TRANSFER_SYNTAX_UID: Final = 0x00020010
+_SOP_CLASS_UID: Final = 0x00080016
+_EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
+_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, 0x00080018, 0x00880200})  # and SOP Instance UID, Icon Image Sequence
+_PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+_MAX_NATIVE_BYTES: Final = 0xFFFFFFFE  # a 32-bit length, and even (PS3.5 7.1.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of the source lie: offsets in bytes from its start.
+
+    `meta` are the elements of the File Meta Information; `data_set` is the offset of the first element after
+    them; `elements` are those of the data set that reading or writing needs, by tag.
+    """
+
+    preamble: bool
+    meta: Mapping[int, Element]
+    data_set: int
+    elements: Mapping[int, Element]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One source file, read and judged.
+
+    `image`, `result` (the Image Pixel Module before and after) and `frames` are there when `outcome` is
+    DECOMPRESSED; `codestream` is that of the first Frame. Sizes are bytes of native Pixel Data.
+    """
+
+    outcome: Outcome
+    transfer_syntax_uid: str = ""
+    sop_class_uid: str = ""
+    layout: Layout | None = None
+    image: ImagePixel | None = None
+    result: ImagePixel | None = None
+    codestream: Codestream | None = None
+    frames: Frames | None = None
+    frame_bytes: int = 0
+    native_bytes: int = 0
+    memory_bytes: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def number_of_frames(self) -> int:
+        """Frames to be decoded; 0 if there is nothing to decode."""
+        return 0 if self.frames is None else len(self.frames)
+
+
+def inspect(source: Source) -> Instance:
+    """Read the header, find the Frames, check that each is whole.
+
+    Raises
+    ------
+    Fault
+        CORRUPT, UNSUPPORTED, READ or CHANGED.
+    """
+    found = _file_meta(source)
+    if found is None:
+        return Instance(Outcome.OTHER)
+    preamble, meta, data_set = found
+    source.hold()
+    uid = _text(source, meta.get(_TRANSFER_SYNTAX_UID))
+    if uid in syntaxes.KEPT:
+        return Instance(Outcome.KEPT, uid)
+    if uid == syntaxes.EXPLICIT_VR_BIG_ENDIAN:
+        raise Fault(FailureKind.UNSUPPORTED, "Big Endian data sets are not supported yet")
+    if uid == syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raise Fault(FailureKind.UNSUPPORTED, "Deflated data sets are not supported yet")
+    explicit = shows_vr(source, data_set)
+    elements, damage = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
+    layout = Layout(preamble, meta, data_set, elements)
+    pixel_data = next((elements[tag] for tag in _PIXEL_ELEMENTS if tag in elements), None)
+    sop_class_uid = _text(source, elements.get(_SOP_CLASS_UID))
+    if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
+        notes = damage if pixel_data is None else (*damage, *_check_native(source, elements, pixel_data))
+        return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
+    if uid not in syntaxes.DECODABLE:
+        raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
+    if not explicit:
+        raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
+    return _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+
+
+_NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
+
+
+def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
+    if pixel_data.length != UNDEFINED:
+        raise corrupt("the Transfer Syntax says encapsulated, the Pixel Data is not")
+    image = read_image_pixel(source, layout.elements)
+    native_bytes = image.frame_bytes * image.number_of_frames
+    if native_bytes > _MAX_NATIVE_BYTES:
+        raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
+    extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
+    frames = find_frames(source, pixel_data, image.number_of_frames, extended)
+    first, notes = _check_frames(source, uid, image, frames)
+    result = rearranged(image, uid, first)
+    return Instance(
+        Outcome.DECOMPRESSED,
+        uid,
+        sop_class_uid,
+        layout,
+        image,
+        result,
+        first,
+        frames,
+        frame_bytes=image.frame_bytes,
+        native_bytes=native_bytes,
+        memory_bytes=_memory_bytes(image, frames, native_bytes),
+        notes=notes,
+    )
+
+
+def _check_frames(source: Source, uid: str, image: ImagePixel, frames: Frames) -> tuple[Codestream, tuple[str, ...]]:
+    """Check each Frame's codestream against the Image Pixel Module; give the first, and what is to be told."""
+    first: Codestream | None = None
+    notes: dict[str, None] = {}
+    for index in range(len(frames)):
+        try:
+            found = read_codestream(frames.read(source, index), uid, image)
+            notes.update(dict.fromkeys(reconcile(image, uid, found)))
+            if first is not None and _character(found) != _character(first):
+                raise corrupt("its codestream is of another kind than that of Frame 1")
+        except Fault as fault:
+            raise Fault(fault.kind, f"Frame {index + 1} of {len(frames)}: {fault.reason}") from fault
+        first = first or found
+    if first is None:
+        raise corrupt("the Pixel Data holds no Frame")
+    return first, tuple(notes)
+
+
+def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:
+    """Walk one encoded Frame; only padding may follow its end.
+
+    Raises
+    ------
+    Fault
+        CORRUPT or UNSUPPORTED.
+    """
+    if uid == syntaxes.RLE_LOSSLESS:
+        return codestream.rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
+    found = codestream.jpeg_2000(data) if uid in syntaxes.JPEG_2000 else codestream.jpeg(data)
+    # PS3.5 A.4 pads to an even length with one 00; encoders are known to add more, or one FF.
+    rest = data[found.start + found.length :]
+    if rest.strip(b"\x00") and len(rest) > 1:
+        raise corrupt(f"{len(rest)} bytes that are no padding follow the end of the codestream")
+    return found
+
+
+def _character(found: Codestream) -> tuple[int, bool, str]:
+    return found.precision, found.signed, found.colour
+
+
+def _memory_bytes(image: ImagePixel, frames: Frames, native_bytes: int) -> int:
+    """Estimate the peak of a decode that holds all Frames: codecs work on 32-bit samples, plug-ins copy twice."""
+    samples = image.rows * image.columns * image.samples_per_pixel
+    return native_bytes + 2 * frames.largest_bytes() + 4 * samples + 4 * image.frame_bytes
+
+
+def _file_meta(source: Source) -> tuple[bool, dict[int, Element], int] | None:
+    """Find the File Meta Information (PS3.10 7.1): whether a preamble is there, its elements, the offset after.
+
+    A file without "DICM" is DICOM when it starts as a data set does; None when it is not DICOM at all.
+    """
+    preamble = source.size >= 132 and source.read(128, 4) == b"DICM"
+    offset = 132 if preamble else 0
+    if not preamble and source.size >= 8 and source.read(0, 4) == b"DICM":
+        offset = 4
+    if not _starts_data_set(source, offset):
+        return None
+    meta: dict[int, Element] = {}
+    while source.size - offset >= 8 and source.read(offset, 2) == b"\x02\x00":
+        element = element_at(source, offset, explicit=True)
+        if element.length == UNDEFINED:
+            raise corrupt(f"{name(element.tag)} in the File Meta Information has no length")
+        meta.setdefault(element.tag, element)
+        offset = element.end
+    return preamble, meta, offset
+
+
+def _starts_data_set(source: Source, offset: int) -> bool:
+    """Tell whether three elements in ascending order, or all there are, lie at `offset`, group 0002 or 0008 first."""
+    tag = -1
+    for _ in range(3):
+        if source.size - offset < 8:
+            return tag > 0 and offset == source.size
+        group = int.from_bytes(source.read(offset, 2), "little")
+        if tag < 0 and group not in (0x0002, 0x0008):
+            return False
+        try:
+            element = element_at(source, offset, explicit=shows_vr(source, offset))
+        except Fault:
+            return False
+        if element.tag <= tag:
+            return False
+        if element.length == UNDEFINED:
+            return tag > 0
+        tag, offset = element.tag, element.end
+    return True
+
+
+def _elements(
+    source: Source, offset: int, *, explicit: bool, tolerant: bool
+) -> tuple[dict[int, Element], tuple[str, ...]]:
+    """Walk the data set and keep what reading and writing need; give also what is to be told of it.
+
+    `tolerant`: it will be copied as it is, so damage outside of Pixel Data is told and no reason to refuse it.
+    """
+    kept: dict[int, Element] = {}
+    try:
+        for element in walk(source, offset, explicit=explicit):
+            if element.tag >> 16 in (0x0028, 0x7FE0) or element.tag in _KEPT_TAGS:
+                if element.tag in kept:
+                    raise corrupt(f"{name(element.tag)} is there twice")
+                kept[element.tag] = element
+            offset = element.end
+    except Fault as fault:
+        in_pixel_data = source.size - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
+        if not tolerant or fault.kind is not FailureKind.CORRUPT or in_pixel_data:
+            raise
+        return kept, (f"copied although damaged: {fault.reason}",)
+    return kept, ()
+
+
+def _check_native(source: Source, elements: Mapping[int, Element], pixel_data: Element) -> tuple[str, ...]:
+    """Check that native Pixel Data is not encapsulated and holds the Frames that the header promises."""
+    if pixel_data.length == UNDEFINED:
+        raise corrupt("the Transfer Syntax says native, the Pixel Data is encapsulated")
+    try:
+        image = read_image_pixel(source, elements)
+    except Fault:
+        return ()  # nothing to hold it against: not an image as PS3.3 C.7.6.3 has it
+    due = -(-image.rows * image.columns * image.samples_per_pixel * image.bits_allocated * image.number_of_frames // 8)
+    if image.photometric_interpretation.endswith("_422"):
+        due = due * 2 // 3
+    if pixel_data.length >= due:
+        return ()
+    if source.read(pixel_data.value, min(4, pixel_data.length))[:3] in (b"\xff\xd8\xff", b"\xff\x4f\xff"):
+        raise corrupt("the Transfer Syntax says native, the Pixel Data is compressed")
+    raise corrupt(f"the Pixel Data is truncated: {pixel_data.length} bytes of {due}")
+
+
+def _text(source: Source, element: Element | None) -> str:
+    if element is None or not 0 < element.length <= 256:
+        return ""
+    text = source.read(element.value, element.length).decode("ascii", "replace").strip("\x00 ")
+    return text if all(c.isdigit() or c == "." for c in text) else ""

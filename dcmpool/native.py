@@ -1,0 +1,192 @@
+"""Writing the result: the source's own bytes, a short list of changes, and the native Frames streamed.
+
+    preamble | File Meta (made from the source's) | data set bytes with the changes | Pixel Data | what follows it
+
+Promises: nothing is encoded anew but the elements named in `_changes` and the File Meta Information; no more
+than one Frame is held; the digest is that of the bytes that were handed to the kernel.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from dcmpool import syntaxes
+from dcmpool.dataset import PIXEL_DATA, Element
+from dcmpool.imagepixel import PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
+from dcmpool.instance import Instance, Layout
+from dcmpool.source import Source
+
+IMPLEMENTATION_CLASS_UID: Final = "2.25.259636921627969641285463852151505957571"  # PS3.5 B.2: from a UUID
+IMPLEMENTATION_VERSION_NAME: Final = "DCMPOOL"
+_PIXEL_GROUP_LENGTH: Final = 0x7FE00000
+_OFFSET_TABLES: Final = (0x7FE00001, 0x7FE00002)
+_CHUNK_BYTES: Final = 1 << 20
+_FLUSH_BYTES: Final = 64 << 20
+_FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: bytes of the file, bytes of native Pixel Data without its pad, and the xxh3-128 digest
+    (hex) of the latter, or for a copy of the whole file."""
+
+    size: int
+    native_bytes: int
+    digest: str
+
+
+def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
+    """Write the native form of `instance` to an empty file; `frames` are its native Frames in order.
+
+    Raises
+    ------
+    Fault
+        What `frames` raises, or READ and CHANGED from the source.
+    OSError
+        As the target's storage gives it.
+    """
+    layout = instance.layout
+    if layout is None or instance.image is None:
+        raise ValueError("nothing to write")
+    pixel_data = layout.elements[PIXEL_DATA]
+    output = _Output(fd)
+    output.write(source.read(0, 128) if layout.preamble else bytes(128))
+    output.write(_file_meta(source, layout))
+    _splice(output, source, layout.data_set, pixel_data.start, _changes(source, instance, layout))
+    vr = b"OB" if instance.image.bits_allocated <= 8 else b"OW"  # PS3.5 A.2
+    padded = instance.native_bytes + instance.native_bytes % 2
+    output.write(struct.pack("<HH2s2xL", 0x7FE0, 0x0010, vr, padded))
+    digest = _write_frames(output, frames)
+    output.write(bytes(padded - instance.native_bytes))
+    _splice(output, source, pixel_data.end, source.size, [])
+    return Written(output.size, instance.native_bytes, digest)
+
+
+def write_copy(fd: int, source: Source) -> Written:
+    """Write the source's own bytes to an empty file, shared with the source where the file system can.
+
+    Raises
+    ------
+    Fault
+        READ or CHANGED from the source.
+    OSError
+        As the target's storage gives it.
+    """
+    shared = _share(fd, source)
+    output, digest = _Output(fd), xxhash.xxh3_128()
+    for part in _chunks(source, 0, source.size):
+        digest.update(part)
+        if not shared:
+            output.write(part)
+    return Written(source.size, 0, digest.hexdigest())
+
+
+def _share(fd: int, source: Source) -> bool:
+    try:
+        fcntl.ioctl(fd, _FICLONE, source.fd)
+    except OSError:  # EOPNOTSUPP, EXDEV, EINVAL, ...: whatever it is, writing will meet it or do without
+        return False
+    return True
+
+
+class _Output:
+    """The file being written; asks the kernel to write back every 64 MiB, so that dirty pages stay bounded."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size = 0
+        self._flushed = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.write(self.fd, rest)
+            self.size += written
+            rest = rest[written:]
+        if self.size - self._flushed >= _FLUSH_BYTES:
+            os.fdatasync(self.fd)
+            self._flushed = self.size
+
+
+def _write_frames(output: _Output, frames: Iterable[bytes | memoryview]) -> str:
+    digest = xxhash.xxh3_128()
+    for frame in frames:
+        digest.update(frame)
+        output.write(frame)
+    return digest.hexdigest()
+
+
+def _chunks(source: Source, start: int, end: int) -> Iterator[bytes]:
+    for offset in range(start, end, _CHUNK_BYTES):
+        yield source.read(offset, min(_CHUNK_BYTES, end - offset))
+
+
+def _splice(output: _Output, source: Source, start: int, end: int, changes: list[tuple[Element, bytes]]) -> None:
+    """Copy the source from `start` to `end` but for the elements that have a change."""
+    for element, replacement in sorted(changes):
+        for part in _chunks(source, start, element.start):
+            output.write(part)
+        output.write(replacement)
+        start = element.end
+    for part in _chunks(source, start, end):
+        output.write(part)
+
+
+def _changes(source: Source, instance: Instance, layout: Layout) -> list[tuple[Element, bytes]]:
+    """Name the elements before Pixel Data that differ in the result, each with its new bytes."""
+    image, result, elements = instance.image, instance.result, layout.elements
+    if image is None or result is None:
+        raise ValueError("nothing to write")
+    changes = [(elements[tag], b"") for tag in _OFFSET_TABLES if tag in elements]
+    colour = elements[PHOTOMETRIC_INTERPRETATION]
+    if result.photometric_interpretation != image.photometric_interpretation:
+        # Padded to its old length, so that no length around it changes: trailing spaces mean nothing (PS3.5 6.2, CS).
+        value = result.photometric_interpretation.encode().ljust(colour.length, b" ")
+        changes.append((colour, _with_value(source, colour, value)))
+    planar = elements.get(PLANAR_CONFIGURATION)
+    if planar is not None and planar.length and result.planar_configuration != image.planar_configuration:
+        changes.append((planar, _with_value(source, planar, struct.pack("<H", result.planar_configuration))))
+    group_length = elements.get(_PIXEL_GROUP_LENGTH)
+    if group_length is not None and group_length.length == 4:
+        length = 12 + instance.native_bytes + instance.native_bytes % 2
+        changes.append((group_length, _with_value(source, group_length, struct.pack("<L", length))))
+    return changes
+
+
+def _with_value(source: Source, element: Element, value: bytes) -> bytes:
+    """Give an element's own tag, VR and length with another value of the same length."""
+    if len(value) != element.length:
+        raise ValueError("a value of another length")
+    return source.read(element.start, element.value - element.start) + value
+
+
+def _file_meta(source: Source, layout: Layout) -> bytes:
+    """Make the File Meta Information (PS3.10 7.1) from the source's: other syntax, implementation and group length."""
+    own = {
+        0x00020010: _meta_element(0x00020010, b"UI", syntaxes.EXPLICIT_VR_LITTLE_ENDIAN.encode()),
+        0x00020012: _meta_element(0x00020012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
+        0x00020013: _meta_element(0x00020013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
+    }
+    kept = {
+        tag: source.read(element.start, element.end - element.start)
+        for tag, element in layout.meta.items()
+        if tag not in own and tag != 0x00020000
+    }
+    kept.setdefault(0x00020001, _meta_element(0x00020001, b"OB", b"\x00\x01"))
+    for tag, origin in ((0x00020002, 0x00080016), (0x00020003, 0x00080018)):
+        element = layout.elements.get(origin)
+        if tag not in kept and element is not None and element.length <= 64:
+            kept[tag] = _meta_element(tag, b"UI", source.read(element.value, element.length))
+    body = b"".join(bytes_ for _, bytes_ in sorted((kept | own).items()))
+    return b"DICM" + _meta_element(0x00020000, b"UL", struct.pack("<L", len(body))) + body
+
+
+def _meta_element(tag: int, vr: bytes, value: bytes) -> bytes:
+    value += (b" " if vr == b"SH" else b"\x00") * (len(value) % 2)
+    length = struct.pack("<2xL" if vr == b"OB" else "<H", len(value))
+    return struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr) + length + value

@@ -1,0 +1,134 @@
+"""The last look before a result gets its name: the written file, read again by other code than wrote it.
+
+Promises: what passes is a DICOM file in Explicit VR Little Endian whose elements lead without a gap from the
+first byte to the last, whose Pixel Data has the size and the digest of the Frames that were decoded, and whose
+other elements are the source's own, byte for byte, but for the named ones. This module shares no code with
+`native` and `dataset`.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import xxhash
+
+from dcmpool.errors import Fault
+from dcmpool.instance import Instance
+from dcmpool.model import FailureKind, Outcome
+from dcmpool.native import Written
+from dcmpool.source import Source
+
+_EXPLICIT: Final = b"1.2.840.10008.1.2.1"
+_CHUNK_BYTES: Final = 1 << 20
+_NO_LENGTH: Final = 0xFFFFFFFF
+_FOUR_BYTE_LENGTH: Final = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
+
+
+def check(fd: int, source: Source, instance: Instance, written: Written) -> None:
+    """Check the file behind `fd` against what should have been written.
+
+    Raises
+    ------
+    Fault
+        VERIFY when anything differs.
+    OSError
+        As the target's storage gives it.
+    """
+    size = os.fstat(fd).st_size
+    _demand(size == written.size, f"{size} bytes lie in the file, {written.size} were written")
+    if instance.outcome is Outcome.DECOMPRESSED:
+        _check_native(fd, size, instance, written)
+    else:
+        _demand(size == source.size, "the copy has another size than the source")
+        _demand(_digest(fd, 0, size) == written.digest, "the copy's digest differs from the source's")
+
+
+def _demand(condition: bool, reason: str) -> None:
+    if not condition:
+        raise Fault(FailureKind.VERIFY, reason)
+
+
+def _check_native(fd: int, size: int, instance: Instance, written: Written) -> None:
+    image, result = instance.image, instance.result
+    if image is None or result is None:
+        raise ValueError("nothing was decompressed")
+    _demand(os.pread(fd, 4, 128) == b"DICM", "the file does not say DICM")
+    found = {part.tag: part for part in _elements(fd, 132, size)}
+    values = {tag: os.pread(fd, min(part.length, 64), part.value) for tag, part in found.items() if part.length < 65}
+    _demand(values.get(0x00020010, b"").rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
+    meta_end = max(part.value + part.length for tag, part in found.items() if tag >> 16 == 2)
+    _demand(values.get(0x00020000) == struct.pack("<L", meta_end - 144), "the File Meta group length is wrong")
+    _demand(not {0x7FE00001, 0x7FE00002} & found.keys(), "an Extended Offset Table was left behind")
+    colour = values.get(0x00280004, b"").strip(b" \x00").decode("ascii", "replace")
+    _demand(colour == result.photometric_interpretation, "Photometric Interpretation is wrong")
+    for tag, number in ((0x00280010, image.rows), (0x00280011, image.columns), (0x00280100, image.bits_allocated)):
+        _demand(values.get(tag) == struct.pack("<H", number), "Rows, Columns or Bits Allocated are wrong")
+    _check_pixel_data(fd, found.get(0x7FE00010), instance, written)
+
+
+def _check_pixel_data(fd: int, part: "_Part | None", instance: Instance, written: Written) -> None:
+    due = instance.frame_bytes * instance.number_of_frames
+    if part is None:
+        raise Fault(FailureKind.VERIFY, "the file has no Pixel Data")
+    _demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")
+    _demand(part.length == due + due % 2, f"Pixel Data has {part.length} bytes, {due} are due")
+    _demand(_digest(fd, part.value, due) == written.digest, "the digest of the Pixel Data differs from the decoder's")
+
+
+class _Part(NamedTuple):
+    tag: int
+    value: int
+    length: int
+
+
+def _elements(fd: int, offset: int, size: int) -> Iterator[_Part]:
+    """Give the elements of the file from `offset`; they must ascend and end exactly where the file does."""
+    last = -1
+    while offset < size:
+        part = _part(fd, offset)
+        _demand(part.tag > last, f"element {part.tag:08X} at byte {offset} is out of order")
+        last = part.tag
+        offset = part.value + part.length if part.length != _NO_LENGTH else _past_sequence(fd, part.value, size)
+        yield part
+    _demand(offset == size, "the last element does not end where the file does")
+
+
+def _part(fd: int, offset: int) -> _Part:
+    head = os.pread(fd, 12, offset)
+    _demand(len(head) >= 8, f"the file ends inside an element, at byte {offset}")
+    group, number = struct.unpack_from("<HH", head)
+    tag = group << 16 | number
+    if head[4:6] in _FOUR_BYTE_LENGTH:
+        _demand(len(head) == 12, f"the file ends inside an element, at byte {offset}")
+        return _Part(tag, offset + 12, int.from_bytes(head[8:], "little"))
+    if head[4:6].isalpha() and head[4:6].isupper():
+        return _Part(tag, offset + 8, int.from_bytes(head[6:8], "little"))
+    return _Part(tag, offset + 8, int.from_bytes(head[4:8], "little"))
+
+
+def _past_sequence(fd: int, offset: int, size: int) -> int:
+    """Give the offset after a sequence of undefined length; the source's own inspection has read its inside."""
+    depth = 1
+    while depth:
+        _demand(offset + 8 <= size, "a sequence does not end")
+        part = _part(fd, offset)
+        if part.tag in (0xFFFEE00D, 0xFFFEE0DD):
+            depth -= 1
+            offset += 8
+        elif part.length == _NO_LENGTH:
+            depth += 1
+            offset = part.value
+        else:
+            offset = part.value + part.length
+    return offset
+
+
+def _digest(fd: int, offset: int, length: int) -> str:
+    digest, end = xxhash.xxh3_128(), offset + length
+    while offset < end:
+        data = os.pread(fd, min(_CHUNK_BYTES, end - offset), offset)
+        _demand(bool(data), "the file is shorter than it should be")
+        digest.update(data)
+        offset += len(data)
+    return digest.hexdigest()
