@@ -123,6 +123,7 @@ class Helper:
                 env=os.environ | _ENVIRONMENT,
             )
         self.pidfd = os.pidfd_open(self._process.pid)
+        self.is_closed = False
 
     @property
     def pid(self) -> int:
@@ -131,8 +132,9 @@ class Helper:
 
     def kill(self) -> None:
         """SIGKILL it."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if not self.is_closed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def last_words(self) -> str:
         """Return the last line that it printed."""
@@ -140,7 +142,10 @@ class Helper:
         return lines[-1] if lines else ""
 
     def close(self) -> None:
-        """Close everything, and reap it if it is dead."""
+        """Close everything, and reap it if it is dead; a second call does nothing."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         self._process.poll()
         self._process.returncode = self._process.returncode or 0  # one that cannot die is not waited for, nor warned of
         self.channel.close()

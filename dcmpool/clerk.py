@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from dcmpool import _os
 from dcmpool.commit import Target, is_as_written
@@ -147,11 +148,11 @@ class _Walker:
 
     def run(self) -> None:
         try:
-            self._journal = Journal(self._journal_path, self._order.run, self._order.version)
-            for found in self._paths():
-                self._take(found)
-                if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
-                    self._flush()
+            with closing(Journal(self._journal_path, self._order.run, self._order.version)) as self._journal:
+                for found in self._paths():
+                    self._take(found)
+                    if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                        self._flush()
             self._flush()
             self._report(complete=True)
         except (OSError, sqlite3.Error, DcmpoolError) as error:

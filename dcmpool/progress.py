@@ -92,17 +92,24 @@ class Progress:
     _due: float = 0.0
     _thread: threading.Thread | None = None
 
+    @property
+    def _interval(self) -> float:
+        return _LIVE_SECONDS if self.mode is Mode.LIVE else _PLAIN_SECONDS
+
     def is_due(self, now: float) -> bool:
-        """Whether a new snapshot is wanted."""
-        return self.mode is not Mode.OFF and now >= self._due
+        """Whether a new snapshot is wanted. The first one waits its turn: a short run needs no progress."""
+        return self.mode is not Mode.OFF and now >= self._due > 0
 
     def next_due(self, now: float) -> float | None:
         """Return when a new snapshot will be wanted."""
-        return None if self.mode is Mode.OFF else max(self._due, now)
+        if self.mode is Mode.OFF:
+            return None
+        self._due = self._due or now + self._interval
+        return self._due
 
     def show(self, snapshot: Snapshot, now: float) -> None:
         """Show the run as it is."""
-        self._due = now + (_LIVE_SECONDS if self.mode is Mode.LIVE else _PLAIN_SECONDS)
+        self._due = now + self._interval
         with self._changed:
             self._latest = snapshot
             self._changed.notify()

@@ -28,8 +28,8 @@ BATCH = 64
 
 _LENGTH = struct.Struct(">I")
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
-Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Line = Annotated[str, msgspec.Meta(max_length=2000)]
 Uid = Annotated[str, msgspec.Meta(max_length=64)]

@@ -426,7 +426,7 @@ class Supervisor:
     def _wait_for_death(self) -> None:
         """Wait until the kernel has let go of all that was killed; what hangs in it is not waited for long."""
         living = {child.pidfd for child in self._children.values() if child.pidfd >= 0 and not child.is_dead}
-        living |= {helper.pidfd for helper in (self._clerk, self._forkserver)}
+        living |= {helper.pidfd for helper in (self._clerk, self._forkserver) if not helper.is_closed}
         poll = select.poll()
         for fd in living:
             poll.register(fd, select.POLLIN)
@@ -437,6 +437,8 @@ class Supervisor:
                 living.discard(fd)
 
     def _close_helper(self, helper: Helper) -> None:
+        if helper.is_closed:
+            return
         if helper is self._clerk:
             self._clerk_stream.close()
         for file in (helper.channel, helper.pidfd):
