@@ -196,5 +196,3 @@ class Stream:
             return self._reader.feed(self._channel.recv(1 << 20))
         except (BlockingIOError, ConnectionResetError):
             return []
-
-

@@ -70,17 +70,17 @@ class Clerk:
                 if self._handle(reader.feed(data)):
                     return
             except (OSError, sqlite3.Error) as error:
-                self._send(Stopped(f"the target's state cannot be written: {getattr(error, 'strerror', None) or error}"))
+                self._send(
+                    Stopped(f"the target's state cannot be written: {getattr(error, 'strerror', None) or error}")
+                )
                 return
 
     def _handle(self, messages: list[Message]) -> bool:
         """Do all that came in one read; return whether the run is over."""
-        for message in messages:
-            if isinstance(message, Open):
-                if not self._open(message):
-                    return True
-            elif isinstance(message, More):
-                self._credit.release(message.jobs)
+        if any(isinstance(message, Open) and not self._open(message) for message in messages):
+            return True
+        for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
+            self._credit.release(jobs)
         results = [result for m in messages if isinstance(m, Commit) for result in m.results]
         endings = [ending for m in messages if isinstance(m, Settle) for ending in m.endings]
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
@@ -114,7 +114,7 @@ class Clerk:
         self._target.recover(self._journal)
         self._target.sweep(order.run.encode())
         resumed = self._journal.begin_run(order.source)
-        self._send(Opened(self._target.root, resumed))
+        self._send(Opened(_base(order), self._target.root, resumed))
         walker = _Walker(order, self._target, journal, self._send, self._credit)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
@@ -166,11 +166,12 @@ class _Walker:
     def _listed(self) -> Iterator[File | Note]:
         """Yield the paths of a list, one a line, relative to SOURCE or inside it."""
         seen: set[bytes] = set()
+        base = _base(self._order)
         with open(self._order.files_from, "rb") as lines:
             for line in lines:
                 path = line.rstrip(b"\r\n")
-                full = os.path.normpath(os.path.join(self._order.source, path))
-                relative = os.path.relpath(full, self._order.source)
+                full = os.path.normpath(os.path.join(base, path))
+                relative = os.path.relpath(full, base)
                 if not path or relative in seen:
                     continue
                 seen.add(relative)
@@ -178,7 +179,11 @@ class _Walker:
                     yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
                     continue
                 found = look(full, relative, in_place=self._order.in_place)
-                yield found if not isinstance(found, tuple) else Note(relative, FailureKind.READ, "a directory, not a file")
+                yield (
+                    found
+                    if not isinstance(found, tuple)
+                    else Note(relative, FailureKind.READ, "a directory, not a file")
+                )
 
     def _take(self, found: File | Note) -> None:
         if isinstance(found, Note):
@@ -247,9 +252,15 @@ def _prepare(order: Open) -> Target:
         raise UsageError(f"the list of files cannot be read: {os.fsdecode(order.files_from)}")
     if not order.in_place:
         _refuse_overlap(source, target, shown, os.fsdecode(order.target))
-    result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
-    _make_writable(result, os.fsdecode(order.target))
+    root = _base(order) if order.in_place else os.path.abspath(order.target)
+    result = Target(root, order.in_place, order.overwrite, order.durable)
+    _make_writable(result, os.fsdecode(root))
     return result
+
+
+def _base(order: Open) -> bytes:
+    """Return the directory to which paths are relative."""
+    return order.source if os.path.isdir(order.source) else os.path.dirname(order.source)
 
 
 def _refuse_overlap(source: bytes, target: bytes, shown_source: str, shown_target: str) -> None:

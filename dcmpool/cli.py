@@ -33,19 +33,20 @@ class Others(StrEnum):
     SKIP = "skip"
 
 
-@app.callback(invoke_without_command=False)
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda v: _version(v))
-    ] = False,
-) -> None:
-    """Decompress DICOM series and archives; no file can stop the run."""
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"dcmpool {__version__}")
         raise typer.Exit
+
+
+@app.callback(invoke_without_command=False)
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Decompress DICOM series and archives; no file can stop the run."""
 
 
 def _bytes(text: str) -> int:
@@ -66,7 +67,8 @@ def _bytes(text: str) -> int:
 def run(
     source: Annotated[Path, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]")
+        Path | None,
+        typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]"),
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")] = False,
     workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
@@ -98,7 +100,7 @@ def run(
     python -m dcmpool run series_dir
     python -m dcmpool run archive -o native --workers 8 --profile workstation
     python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
-    """  # noqa: D301 - \b keeps the examples' lines apart
+    """
     try:
         _os.check_platform()
         flags = _flags(workers, engine, limit, max_writers, max_inflight, others, overwrite)
@@ -130,7 +132,7 @@ def _task(source: Path, output: Path | None, *, in_place: bool, files_from: Path
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     full = Path(os.path.abspath(source))
     if in_place:
-        root = full if full.is_dir() else full.parent
+        root = full
     elif output is not None:
         root = Path(os.path.abspath(output))
     elif full.name:

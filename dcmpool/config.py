@@ -129,7 +129,9 @@ def profiles() -> dict[str, str]:
     folder = installed if installed.is_dir() else Path(__file__).parent.parent / "config"
     if not folder.is_dir():
         return {}
-    found = {Path(entry.name).stem: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    found = {
+        Path(entry.name).stem: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    }
     return dict(sorted(found.items()))
 
 

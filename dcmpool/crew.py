@@ -1,7 +1,7 @@
 """The children's lives: phases, deadlines, killing. Pure: the clock is an argument, effects are actions.
 
-    STARTING -Ready-> IDLE -(Assign)-> BUSY <-> WAITING (at the gate)
-        any -> KILLING (SIGTERM, grace, SIGKILL) -> dead, or LOST if the kernel does not let go of it
+STARTING -Ready-> IDLE -(Assign)-> BUSY <-> WAITING (at the gate)
+    any -> KILLING (SIGTERM, grace, SIGKILL) -> dead, or LOST if the kernel does not let go of it
 """
 
 import signal

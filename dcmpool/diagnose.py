@@ -12,11 +12,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 _STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped", "t": "traced"}
 
-_FD_CALLS = {0: "read", 1: "write", 17: "pread64", 18: "pwrite64", 19: "readv", 20: "writev", 74: "fsync", 75: "fdatasync",
-             77: "ftruncate", 91: "fchmod", 93: "fchown", 277: "sync_file_range", 285: "fallocate", 295: "preadv",
-             296: "pwritev", 326: "copy_file_range", 5: "fstat", 3: "close"}  # fmt: skip
-_PATH_CALLS = {2: "open", 4: "stat", 6: "lstat", 82: "rename", 87: "unlink", 257: "openat", 262: "newfstatat",
-               263: "unlinkat", 264: "renameat", 280: "utimensat", 83: "mkdir", 332: "statx"}  # fmt: skip
+_FD_CALLS = {
+    0: "read", 1: "write", 3: "close", 5: "fstat", 17: "pread64", 18: "pwrite64", 19: "readv",
+    20: "writev", 74: "fsync", 75: "fdatasync", 77: "ftruncate", 91: "fchmod", 93: "fchown", 277: "sync_file_range", 285: "fallocate",
+    295: "preadv", 296: "pwritev", 326: "copy_file_range",
+}  # fmt: skip
+_PATH_CALLS = {
+    2: "open", 4: "stat", 6: "lstat", 82: "rename", 83: "mkdir", 87: "unlink", 257: "openat", 262: "newfstatat",
+    263: "unlinkat", 264: "renameat", 280: "utimensat", 332: "statx",
+}  # fmt: skip
+"""System calls of x86-64 (syscalls(2)) that wait for storage: by a file descriptor, or by a path."""
 
 
 @dataclass(frozen=True, slots=True)

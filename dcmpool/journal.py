@@ -64,7 +64,15 @@ class Row(msgspec.Struct, frozen=True):
         """Return the row of a file without a result as the message about it."""
         attempts = msgspec.json.decode(self.attempts, type=tuple[Attempt, ...])
         return Ending(
-            0, self.path, self.size, self.mtime_ns, self.outcome, self.transfer_syntax_uid, self.kind, self.reason, attempts
+            0,
+            self.path,
+            self.size,
+            self.mtime_ns,
+            self.outcome,
+            self.transfer_syntax_uid,
+            self.kind,
+            self.reason,
+            attempts,
         )
 
 
@@ -107,7 +115,9 @@ class Journal:
                 raise
             raise UsageError(f"{path.decode(errors='replace')} is not a journal of dcmpool: {error}") from error
         if version > _VERSION:
-            raise UsageError(f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool")
+            raise UsageError(
+                f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool"
+            )
         self._database.execute("PRAGMA synchronous = FULL")
         if version == 0:
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")

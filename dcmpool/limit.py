@@ -22,10 +22,8 @@ class Limit:
         if self._settings.attempt_seconds:
             return self._settings.attempt_seconds
         samples = self._seconds_per_mib.get(transfer_syntax_uid, ())
-        if len(samples) >= _ENOUGH:
-            pace = _TIMES_MEDIAN * median(samples)
-        else:
-            pace = 1 / self._settings.slowest_mib_per_second
+        known = len(samples) >= _ENOUGH
+        pace = _TIMES_MEDIAN * median(samples) if known else 1 / self._settings.slowest_mib_per_second
         return max(self._settings.floor_seconds, pace * native_bytes / MIB)
 
     def at_most(self, native_bytes: int) -> float:

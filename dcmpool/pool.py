@@ -60,12 +60,11 @@ _FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
 
-    def __init__(self, config: Config, run: str, source: bytes, *, in_place: bool, tally: Tally) -> None:
+    def __init__(self, config: Config, run: str, *, in_place: bool, tally: Tally) -> None:
         self._config = config
         self._run = run
-        self._source = source
         self._in_place = in_place
-        self._temp = b""
+        self._base = self._temp = b""
         self._actions: list[Action] = []
         self._failed_starts = 0
         self._commit_waits_since: float | None = None
@@ -100,8 +99,8 @@ class Pool:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left but to say goodbye: `Finish` is told, and no child is left that is not LOST."""
-        return self.finishing and self.crew.living == 0
+        """Whether nothing is left but to say goodbye: no child is left that is not LOST, and `Finish` is told."""
+        return self.finishing
 
     @property
     def exit_code(self) -> int:
@@ -114,9 +113,9 @@ class Pool:
 
     # --- events of the run
 
-    def opened(self, temp: bytes, now: float) -> None:
-        """Begin: the clerk has SOURCE, TARGET and the journal."""
-        self._temp = temp
+    def opened(self, base: bytes, temp: bytes, now: float) -> None:
+        """Begin: paths are relative to the directory `base`, results go to the directory `temp` first."""
+        self._base, self._temp = base, temp
         self._launch_missing(now)
 
     def welcome_clerk(self, now: float) -> None:
@@ -306,7 +305,7 @@ class Pool:
         order = Assign(
             job=job.id,
             attempt=job.dispatched,
-            source=join(self._source, job.path),
+            source=join(self._base, job.path),
             temp=temp,
             engine=self._config.work.engine,
             tried=job.tried,
@@ -362,9 +361,7 @@ class Pool:
         if RETRY[kind].retire and not exhausted:
             self.crew.retire(worker, now)
 
-    def _conclude(
-        self, worker: Worker, kind: FailureKind, reason: str, now: float, *, exhausted: bool = False
-    ) -> None:
+    def _conclude(self, worker: Worker, kind: FailureKind, reason: str, now: float, *, exhausted: bool = False) -> None:
         job = worker.job
         assert job is not None  # noqa: S101 - callers hold it
         if RETRY[kind].then is Then.STOP:
@@ -431,10 +428,12 @@ class Pool:
         self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
             how = worker.reason or how_it_died(code)
-            self.stop(LaunchError(f"workers cannot start: the last one {how}; `python -m dcmpool --version` and a look at memory may help"))
+            self.stop(LaunchError(f"workers cannot start; of the last one is known: {how}"))
 
     def _remember(self, now: float) -> None:
-        slow = [w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now - w.begun > _REMEMBER_SECONDS]
+        slow = [
+            w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now - w.begun > _REMEMBER_SECONDS
+        ]
         for worker in slow:
             worker.remembered = True
         if slow:
@@ -455,9 +454,11 @@ class Pool:
         if self._stalled_since is None:
             self._stalled_since = min(since)
             files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
-            self._actions.append(Notice(f"storage does not answer ({files} files wait for it); no new file is begun until it does"))
+            self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
         if now - self._stalled_since >= storage.give_up_seconds and self.error is None:
-            self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume"))
+            self.stop(
+                StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume")
+            )
             self.give_up(now)
 
     def _pay_credit(self) -> None:
@@ -466,15 +467,19 @@ class Pool:
             self.jobs.credit_owed = 0
 
     def _finish(self, now: float) -> None:
-        """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted."""
+        """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted.
+
+        The clerk is told last, since it has to sweep up after the children.
+        """
         unacknowledged = (self.jobs.committing or self.jobs.settling) and not self.clerk_gave_up
         under_way = unacknowledged or any(worker.job is not None for worker in self.crew)
         if self.finishing or under_way or not (self.draining or self.jobs.is_over):
             return
-        self.finishing = True
         for worker in self.crew:
             self.crew.retire(worker, now)
-        self._tell(Finish(self.exit_code, complete=not self.draining))
+        if self.crew.living == 0:
+            self.finishing = True
+            self._tell(Finish(self.exit_code, complete=not self.draining))
 
 
 def scratch_name(run: str, worker: int) -> bytes:

@@ -244,9 +244,10 @@ class Finish(Message, frozen=True):
 class Opened(Message, frozen=True):
     """SOURCE and TARGET can be used and the journal is ours."""
 
+    base: bytes
+    """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
     resumed: bool
-    memory_target: bool = False
 
 
 class Refused(Message, frozen=True):

@@ -38,7 +38,7 @@ class Report(msgspec.Struct, frozen=True):
     """Why the run ended before its work did; "" if it did not."""
 
     def to_json(self) -> str:
-        """Return one JSON object; bytes of file names that are not UTF-8 come as lone surrogates, as Python has them."""
+        """Return one JSON object; what is not UTF-8 in a file name comes as lone surrogates, as Python has them."""
         value: dict[str, Any] = {
             "source": os.fsdecode(self.source),
             "target": os.fsdecode(self.target),

@@ -18,6 +18,9 @@ STATE_DIRECTORY: Final = b".dcmpool"
 _MAX_LINKS = 40
 """Symlinked directories inside each other, as the kernel's own limit (path_resolution(7), ELOOP)."""
 
+_Directory = tuple[bytes, tuple[tuple[int, int], ...], int]
+"""Its path, the (device, inode) of itself and all above it, how many links lead to it."""
+
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -50,10 +53,11 @@ def walk(source: bytes, *, in_place: bool) -> Iterator[File | Note]:
     In place, symlinks are named and left: renaming a result over one would break it.
     """
     if not os.path.isdir(source):
-        yield look(source, os.path.basename(source), in_place=False)
+        found = look(source, os.path.basename(source), in_place=False)
+        if not isinstance(found, tuple):
+            yield found
         return
-    ancestors = (_identity(os.stat(source)),)
-    pending: list[tuple[bytes, tuple[tuple[int, int], ...], int]] = [(b"", ancestors, 0)]
+    pending: list[_Directory] = [(b"", (_identity(os.stat(source)),), 0)]
     while pending:
         directory, ancestors, links = pending.pop()
         deeper = []

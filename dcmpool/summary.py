@@ -50,7 +50,9 @@ def print_failures(report: Report, console: "Console") -> None:
     for ending in report.failed[:_MAX_LISTED]:
         console.print(_failure(ending), markup=False, highlight=False, soft_wrap=True)
     if len(report.failed) > _MAX_LISTED:
-        console.print(f"  and {len(report.failed) - _MAX_LISTED:,} more: --json lists all", markup=False, highlight=False)
+        console.print(
+            f"  and {len(report.failed) - _MAX_LISTED:,} more: --json lists all", markup=False, highlight=False
+        )
 
 
 def _failure(ending: Ending) -> str:

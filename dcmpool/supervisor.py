@@ -18,9 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from dcmpool import __version__, _os, diagnose
+from dcmpool import __version__, diagnose
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
@@ -83,7 +82,7 @@ class Supervisor:
         self._clock = clock
         self._run = secrets.token_hex(4)
         self._tally = Tally()
-        self._pool = Pool(self._config, self._run, task.source, in_place=task.in_place, tally=self._tally)
+        self._pool = Pool(self._config, self._run, in_place=task.in_place, tally=self._tally)
         self._children: dict[int, Child] = {}
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._awaiting_code: dict[int, float] = {}
@@ -355,7 +354,7 @@ class Supervisor:
         self._temp = os.path.join(message.target, b".dcmpool", b"tmp")
         if not self._opened:
             self._opened = True
-            self._pool.opened(self._temp, now)
+            self._pool.opened(message.base, self._temp, now)
         self._pool.welcome_clerk(now)
 
     def _on_refused(self, message: Refused) -> None:

@@ -20,7 +20,19 @@ from dcmpool import _os, engines, native, verify
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
 from dcmpool.model import FailureKind, Outcome, Stage
-from dcmpool.protocol import FROM_WORKER, TO_WORKER, Assign, Failed, Grant, Inspected, Left, Message, Ready, Wants, Written
+from dcmpool.protocol import (
+    FROM_WORKER,
+    TO_WORKER,
+    Assign,
+    Failed,
+    Grant,
+    Inspected,
+    Left,
+    Message,
+    Ready,
+    Wants,
+    Written,
+)
 from dcmpool.source import Source, open_source
 
 STREAM_BYTES = 64 * 1024 * 1024
