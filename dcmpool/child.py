@@ -35,7 +35,8 @@ _ENVIRONMENT = {
 class Child:
     """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (the stage)."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: "Helper") -> None:
+        self.maker = maker
         ours, self._theirs = socket.socketpair()
         ours.setblocking(False)
         self.channel = ours

@@ -246,6 +246,10 @@ class Pool:
         else:
             self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
 
+    def proved_dead(self, number: int) -> None:
+        """A child is dead, and how it died is about to be known: nothing can be due from it any more."""
+        self.crew[number].deadline = None
+
     def died(self, number: int, code: int | None, now: float) -> None:
         """A child is proved dead: `code` as `subprocess.Popen.returncode`, None if nobody can know it."""
         worker = self.crew[number]
@@ -288,7 +292,9 @@ class Pool:
             self.crew.launch(now)
 
     def _dispatch(self, now: float) -> None:
-        idle = [worker for worker in self.crew if worker.phase is Phase.IDLE]
+        # A child may say that it is ready before the fork server has said that it exists: without the proof of its
+        # life there would be none of its death.
+        idle = [worker for worker in self.crew if worker.phase is Phase.IDLE and worker.pid]
         for worker in idle:
             busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
             job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)

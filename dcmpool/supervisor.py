@@ -187,7 +187,7 @@ class Supervisor:
     # --- children
 
     def _launch(self, number: int) -> None:
-        child = self._children[number] = Child()
+        child = self._children[number] = Child(self._forkserver)
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
         request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
@@ -196,8 +196,8 @@ class Supervisor:
 
     def _on_channel(self, number: int) -> None:
         child = self._children.get(number)
-        if child is None:
-            return
+        if child is None or child.channel not in self._selector.get_map():
+            return  # closed by an event of the same wait
         now = self._clock()
         try:
             messages, closed = child.receive()
@@ -213,14 +213,17 @@ class Supervisor:
 
     def _on_death(self, number: int) -> None:
         """The pidfd says that the child is dead: hear its last messages, then say so as soon as its status is known."""
-        child = self._children[number]
+        child = self._children.get(number)
+        if child is None or child.is_dead:
+            return
         if child.channel in self._selector.get_map():
             self._on_channel(number)
         self._selector.unregister(child.pidfd)
         child.is_dead = True
-        if child.code is not None:
+        if child.code is not None or child.maker.is_closed:
             self._pool.died(number, child.code, self._clock())
         else:
+            self._pool.proved_dead(number)
             self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
 
     def _on_exited(self, message: Exited) -> None:
@@ -233,9 +236,10 @@ class Supervisor:
             self._pool.died(message.child, message.code, self._clock())
 
     def _give_up_on_codes(self, now: float) -> None:
-        for number in [number for number, deadline in self._awaiting_code.items() if now >= deadline]:
-            del self._awaiting_code[number]
-            self._pool.died(number, None, now)
+        for number, deadline in list(self._awaiting_code.items()):
+            if now >= deadline or self._children[number].maker.is_closed:
+                del self._awaiting_code[number]
+                self._pool.died(number, None, now)
 
     def _signal(self, number: int, signal_number: int) -> None:
         child = self._children[number]
