@@ -110,12 +110,12 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
     if pixel_data.length != UNDEFINED:
         raise corrupt("the Transfer Syntax says encapsulated, the Pixel Data is not")
     image = read_image_pixel(source, layout.elements)
-    native_bytes = image.frame_bytes * image.number_of_frames
-    if native_bytes > _MAX_NATIVE_BYTES:
-        raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
     extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
     frames = find_frames(source, pixel_data, image.number_of_frames, extended)
     first, notes = _check_frames(source, uid, image, frames)
+    native_bytes = image.frame_bytes * image.number_of_frames
+    if native_bytes > _MAX_NATIVE_BYTES:
+        raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
     result = rearranged(image, uid, first)
     return Instance(
         Outcome.DECOMPRESSED,
