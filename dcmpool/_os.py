@@ -144,10 +144,11 @@ def available_cpus() -> int:
 
 def available_memory() -> int:
     """Return how many bytes of memory this process may count on: the machine's available ones, its cgroup's limit."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
+    import psutil  # noqa: PLC0415 - of all commands, a run alone needs it
+
+    available = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         available = min(available, max(0, limit - used))
-    return available
+    return int(available)

@@ -53,6 +53,8 @@ class Worker:
     limit_seconds: float = 0.0
     left_seconds: float = 0.0
     """What was left of the limit when the child began to wait at the gate."""
+    asked_bytes: bool = False
+    asked_writer: bool = False
     remembered: bool = False
     stalled_since: float | None = None
     hung_up: bool = False
@@ -61,9 +63,13 @@ class Worker:
     reason: str = ""
 
     def is_legal(self, message: Message) -> bool:
-        """Whether this child may say this now, about the job that it has."""
+        """Whether this child may say this now, about the job that it has; and ask but once, bytes before the writer."""
+        if not isinstance(message, LEGAL[self.phase]):
+            return False
+        if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
+            return False
         job = getattr(message, "job", None)
-        return isinstance(message, LEGAL[self.phase]) and (job is None or (self.job is not None and job == self.job.id))
+        return job is None or (self.job is not None and job == self.job.id)
 
     def take(self, job: Job, temp: bytes, limit_seconds: float, now: float) -> None:
         """Become busy with a job."""
@@ -75,11 +81,13 @@ class Worker:
         self.begun = now
         self.limit_seconds = limit_seconds
         self.deadline = now + limit_seconds
-        self.remembered = False
+        self.remembered = self.asked_bytes = self.asked_writer = False
 
-    def pause(self, now: float) -> None:
+    def pause(self, wants: Wants, now: float) -> None:
         """Begin to wait at the gate: the limit stands still."""
         self.phase = Phase.WAITING
+        self.asked_bytes = True
+        self.asked_writer = wants.writer
         self.left_seconds = (self.deadline or now) - now
         self.deadline = None
 

@@ -7,6 +7,7 @@ Invariants: a path is here once; a job ends once, by `written` and its commit, o
 from collections import deque
 from dataclasses import dataclass, field
 
+from dcmpool.engines import SAME_CODECS
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
 from dcmpool.protocol import Attempt, Ending, Item, Left, Result, Written
 
@@ -33,8 +34,14 @@ class Job:
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The engines that must not be used again."""
-        return tuple(a.engine for a in self.attempts if a.engine and RETRY[a.kind].then is Then.NEXT_ENGINE)
+        """The engines that must not be used again: those that failed, and what shares their codecs."""
+        tried: dict[str, None] = {}
+        for attempt in self.attempts:
+            if attempt.engine and RETRY[attempt.kind].then is Then.NEXT_ENGINE:
+                tried[attempt.engine] = None
+                if attempt.kind is not FailureKind.UNSUPPORTED and attempt.engine in SAME_CODECS:
+                    tried[SAME_CODECS[attempt.engine]] = None
+        return tuple(tried)
 
 
 class Jobs:

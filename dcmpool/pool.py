@@ -331,7 +331,7 @@ class Pool:
         worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.native_bytes))
 
     def _wants(self, worker: Worker, message: Wants, now: float) -> None:
-        worker.pause(now)
+        worker.pause(message, now)
         if message.writer:
             self.gate.request_writer(worker.id)
         else:

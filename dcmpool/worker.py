@@ -12,7 +12,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ class Attempt:
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
+            if instance.flaw and not self._order.engine:
+                # An engine that the user names is heard first: that is how one finds what makes a loop hang.
+                raise Fault(FailureKind.CORRUPT, instance.flaw)
             if instance.outcome is Outcome.DECOMPRESSED:
                 failed = self._choose_engine(instance)
                 if failed:
@@ -129,18 +133,34 @@ class Attempt:
 
     def _produce(self, source: Source, instance: Instance) -> Written:
         decompress = instance.outcome is Outcome.DECOMPRESSED
-        streamed = (instance.memory_bytes if decompress else source.size) > STREAM_BYTES
-        self._need_bytes(min(instance.memory_bytes if decompress else source.size, STREAM_BYTES))
+        size = instance.memory_bytes if decompress else source.size
+        streamed = size > STREAM_BYTES
+        self._need_bytes(min(size, STREAM_BYTES), ask=streamed)
         frames: Iterable[bytes | memoryview] = ()
         if decompress:
             self._enter(Stage.DECODE)
             scratch = Path(os.environ["TMPDIR"])
             scratch.mkdir(mode=0o700, exist_ok=True)
-            frames = engines.decode(self._engine, instance, source, scratch)
+            frames = self._staged(engines.decode(self._engine, instance, source, scratch))
+            if instance.flaw:
+                deque(frames, maxlen=0)
+                raise Fault(FailureKind.CORRUPT, instance.flaw)
             if not streamed:
                 frames = list(frames)
         self._need_writer()
         return self._write(source, instance, frames)
+
+    def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
+        iterator = iter(frames)
+        while True:
+            around = self._stage
+            self._enter(Stage.DECODE)
+            frame = next(iterator, None)
+            self._enter(around)
+            if frame is None:
+                return
+            yield frame
 
     def _write(self, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
         self._enter(Stage.WRITE)
@@ -181,8 +201,9 @@ class Attempt:
             notes=instance.notes[:16],
         )
 
-    def _need_bytes(self, size: int) -> None:
-        if size > self._bytes:
+    def _need_bytes(self, size: int, *, ask: bool) -> None:
+        """Have `size` bytes granted. A large instance asks even so, to learn the limit that goes with its size."""
+        if ask or size > self._bytes:
             self._wait(Wants(self._order.job, bytes=size))
             self._bytes, self._writer = size, False
 

@@ -1,4 +1,4 @@
-"""A worker that misbehaves, for real: by the name of the file that it is given (`segfault.dcm`), else it is the real one.
+"""A worker that misbehaves, for real, when the file it is given is named for it (`segfault.dcm`); else the real one.
 
 Used as the module of the children of a real supervisor; each behaviour is what a codec or a file can bring about.
 """
@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from dcmpool import _os, engines, worker
+from dcmpool import engines
 from dcmpool.model import FailureKind, Outcome, Stage
 from dcmpool.protocol import FROM_WORKER, Assign, Failed, Ready, Wants, Written
 from dcmpool.worker import Attempt, Channel
@@ -26,8 +27,7 @@ def hang() -> None:
 
 
 def spin() -> None:
-    """Spin in C code that holds the GIL: qsort of much memory would end; this reads for ever."""
-    _HOLDING_THE_GIL.strtol.restype = ctypes.c_long
+    """Spin in C code that holds the GIL."""
     buffer = ctypes.create_string_buffer(b" " * (64 << 20))
     while True:
         _HOLDING_THE_GIL.strspn(buffer, b" ")
@@ -168,7 +168,7 @@ def slow_write(channel: Channel, order: Assign) -> None:
     released = Path(os.fsdecode(order.source)).with_name("released")
     honest = os.fsync
 
-    def fsync(fd: int) -> None:
+    def fsync(fd: Any) -> None:
         os.close(os.open(released, os.O_RDONLY))  # a FIFO: waits until the test opens its other end
         honest(fd)
 
@@ -183,8 +183,8 @@ BEHAVIOURS: dict[str, Callable[[Channel, Assign], None]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         segfault, hang_in_c, spin_in_c, ignore_sigterm, stop_itself, exit_quietly, exit_with_code, abort, kill_itself,
-        kill_parent, garbage, half_a_frame, huge_message, wrong_id, ready_again, wants_everything, lie, close_channel, flood,
-        grandchild, grandchild_and_crash, eat_memory, half_a_file, slow_write,
+        kill_parent, garbage, half_a_frame, huge_message, wrong_id, ready_again, wants_everything, lie, close_channel,
+        flood, grandchild, grandchild_and_crash, eat_memory, half_a_file, slow_write,
     )
 }  # fmt: skip
 
@@ -212,7 +212,3 @@ def serve_child(channel_fd: int, board: int) -> None:
             behaviour(channel, order)
         else:
             _do(channel, order)
-
-
-assert worker.serve_child  # the real one is loaded before the fork, as in a real run
-assert _os.OUTPUT_BYTES

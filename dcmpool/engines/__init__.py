@@ -47,6 +47,9 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
 }
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
+SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
+"""Engines around the same code: what one fails at while it decodes, the other need not try."""
+
 
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
     """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
