@@ -10,8 +10,10 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 from dcmpool.errors import LockedError, UsageError
@@ -50,15 +52,34 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every orphaned descendant (prctl(2), PR_SET_CHILD_SUBREAPER)."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(*, wanted: bool = True) -> None:
+    """Become the parent of every orphaned descendant, or no longer (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def children() -> set[int]:
     """Return the pids of this process's children (proc(5), /proc/pid/task/tid/children)."""
     pid = os.getpid()
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def end_children(pids: set[int], seconds: float) -> None:
+    """Kill children of this process and reap those that die within `seconds`."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def sealed_memory(name: str, size: int) -> int:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dcmpool import __version__, diagnose
+from dcmpool import __version__, _os, diagnose
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
@@ -48,7 +48,7 @@ from dcmpool.report import Report, Tally
 _MAX_HELPER_DEATHS = 3
 _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
-_GOODBYE_SECONDS = 2.0
+_GOODBYE_SECONDS = 0.8
 _OVERRUN_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -101,7 +101,7 @@ class Supervisor:
         UsageError, LockedError
             SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
         """
-        with selectors.DefaultSelector() as self._selector, self._signals_queued():
+        with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._start_clerk()
                 self._start_forkserver()
@@ -398,6 +398,17 @@ class Supervisor:
                 signal.signal(number, handler)
             os.close(read)
             os.close(write)
+
+    @contextlib.contextmanager
+    def _orphans_adopted(self) -> Iterator[None]:
+        """Have what a dead fork server leaves behind become ours, and end with the run."""
+        before = _os.children()
+        _os.adopt_orphans()
+        try:
+            yield
+        finally:
+            _os.end_children(_os.children() - before, _GOODBYE_SECONDS)
+            _os.adopt_orphans(wanted=False)
 
     def _on_signal(self, read: int) -> None:
         self._signals += sum(number in _SIGNALS for number in os.read(read, 4096))
