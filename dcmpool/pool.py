@@ -372,7 +372,7 @@ class Pool:
         assert job is not None  # noqa: S101 - callers hold it
         if RETRY[kind].then is Then.STOP:
             self.jobs.abandon(job)
-            self.stop(StoppedError(f"{reason}; make room and run again to resume"))
+            self.stop(StoppedError(reason))
             return
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
@@ -401,7 +401,7 @@ class Pool:
                 job, result = entry
                 if RETRY[failure.kind].then is Then.STOP:
                     self.jobs.abandon(job)
-                    self.stop(StoppedError(f"{failure.reason}; make room and run again to resume"))
+                    self.stop(StoppedError(failure.reason))
                     continue
                 attempt = Attempt(result.written.engine, failure.kind, failure.reason, "commit", result.written.seconds)
                 self._end(self.jobs.failed(job, attempt), now)
@@ -462,9 +462,7 @@ class Pool:
             files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
             self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
         if now - self._stalled_since >= storage.give_up_seconds and self.error is None:
-            self.stop(
-                StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume")
-            )
+            self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s"))
             self.give_up(now)
 
     def _pay_credit(self) -> None:
