@@ -100,7 +100,10 @@ class Supervisor:
         ------
         UsageError, LockedError
             SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
+        LaunchError
+            The clerk cannot be started.
         """
+        _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._start_clerk()
@@ -376,7 +379,10 @@ class Supervisor:
             return
         self._clerk_deaths += 1
         if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
-            self._pool.stop(LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}"))
+            error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
+            if not self._opened:
+                raise error
+            self._pool.stop(error)
             self._pool.give_up(self._clock())
             return
         self._start_clerk()
