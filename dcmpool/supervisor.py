@@ -391,10 +391,11 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals_queued(self) -> Iterator[None]:
-        """Have signals do nothing but wake the loop."""
+        """Have signals do nothing but wake the loop; those that are ignored (nohup) stay so."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(read, selectors.EVENT_READ, lambda: self._on_signal(read))
-        handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
         old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         try:
             yield
