@@ -432,7 +432,7 @@ class Pool:
 
     def _remember(self, now: float) -> None:
         slow = [
-            w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now - w.begun > _REMEMBER_SECONDS
+            w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now >= w.begun + _REMEMBER_SECONDS
         ]
         for worker in slow:
             worker.remembered = True

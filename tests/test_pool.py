@@ -1,0 +1,292 @@
+"""`Pool` in a simulated world: a state machine that does the worst to it, and the main flows as examples."""
+
+import signal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from dcmpool.config import MIB
+from dcmpool.crew import Phase
+from dcmpool.errors import LaunchError, StoppedError
+from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.protocol import (
+    Assign,
+    Begin,
+    Discard,
+    Failed,
+    Inspected,
+    Item,
+    Left,
+    Message,
+    Ready,
+    Stopped,
+    Wants,
+)
+from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, items, written
+
+CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGALRM, None])
+KINDS = st.sampled_from(list(FailureKind))
+OUTCOMES = st.sampled_from(list(Outcome))
+ENGINES = st.sampled_from(["gdcm", "gdcmconv", "pylibjpeg", ""])
+FILES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "there is a file"])), min_size=0, max_size=7)
+SIZES = st.sampled_from([0, 2 * MIB, 32 * MIB])
+PICK = st.integers(0, 7)
+
+
+# --- the main flows, one by one
+
+
+def started(count: int = 2, **settings: Any) -> World:
+    """Return a world with `count` files found and all children at work."""
+    world = World(items(count), config(**settings))
+    world.handle(1)
+    world.look(count)
+    world.find()
+    make_ready(world)
+    return world
+
+
+def make_ready(world: World) -> None:
+    """Let the fork server and new children do what they should."""
+    world.launch_all()
+    for child in list(world.children.values()):
+        if not child.ready:
+            world.say(child, Ready())
+
+
+def busy(world: World) -> list[SimChild]:
+    """Return the children that have a job."""
+    return [child for child in world.children.values() if child.order]
+
+
+def order(child: SimChild) -> Assign:
+    """Return the job of a child."""
+    assert child.order
+    return child.order
+
+
+def phase(world: World, child: SimChild) -> Phase:
+    """Return how the pool sees a child."""
+    return world.pool.crew[child.id].phase
+
+
+def kinds(world: World) -> list[FailureKind]:
+    """Return the attempts of the one file that failed."""
+    (ending,) = world.tally.failed.values()
+    return [attempt.kind for attempt in ending.attempts]
+
+
+def test_a_good_run_ends_with_exit_code_0() -> None:
+    """Every file is written, committed and acknowledged once, and no child is left."""
+    world = started(5)
+    world.behave()
+    assert world.pool.exit_code == 0
+    assert world.tally.counts == {Outcome.DECOMPRESSED: 5, Outcome.SETTLED: 0}
+    assert not world.children
+
+
+def test_a_child_at_its_limit_is_killed_and_its_file_goes_to_the_next_engine_in_a_fresh_child() -> None:
+    """SIGTERM at the limit, SIGKILL after the grace, and the engine is not tried again."""
+    world = started(1, workers=1)
+    (first,) = busy(world)
+    first.ignores_term = True
+    world.say(first, Inspected(order(first).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
+    world.advance(7.875)
+    assert first.term_at is None
+    begun = world.now - 7.875
+    world.advance(4.0)
+    assert (first.term_at, first.kill_at) == (begun + 8.0, begun + 8.25)
+    make_ready(world)
+    (second,) = busy(world)
+    assert second.id != first.id
+    assert order(second).tried == ("gdcm",)
+    assert order(second).attempt == 2
+    world.behave()
+    assert world.pool.exit_code == 0
+
+
+def test_a_child_that_sigkill_does_not_end_is_lost_and_its_slot_is_filled_again() -> None:
+    """Its file fails, its tokens stay with it until the kernel lets go of it."""
+    world = started(3, workers=2)
+    stuck = busy(world)[0]
+    stuck.unkillable = True
+    world.advance(8.25 + 4.0)
+    assert phase(world, stuck) is Phase.LOST
+    assert world.pool.gate.bytes_held >= stuck.bytes > 0
+    assert kinds(world) == [FailureKind.LOST]
+    make_ready(world)
+    assert len(busy(world)) == 2 + 1
+    stuck.unkillable = False
+    world.die(stuck, -signal.SIGKILL)
+    assert world.pool.gate.bytes_held == sum(child.bytes for child in busy(world))
+    world.behave()
+    assert world.tally.counts[Outcome.FAILED] == 1
+
+
+@pytest.mark.parametrize("where", ["worker", "commit"])
+def test_full_storage_stops_the_run_and_nothing_is_blamed(where: str) -> None:
+    """No new file is begun, those under way end, and the run can be resumed."""
+    world = started(5)
+    first, second = busy(world)
+    if where == "worker":
+        world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
+    else:
+        world.say(first, written(order(first).job))
+        world.handle(len(world.clerk.inbox), FailureKind.NO_SPACE)
+    assert isinstance(world.pool.error, StoppedError)
+    assert "make room" in str(world.pool.error)
+    world.say(second, written(order(second).job))
+    world.behave()
+    assert world.pool.exit_code == 75
+    assert not world.tally.failed
+    assert world.tally.counts[Outcome.DECOMPRESSED] >= 1
+
+
+def test_three_children_in_a_row_that_do_not_start_end_the_run() -> None:
+    """A fourth would not start either."""
+    world = World(items(1), config(workers=1))
+    for _ in range(3):
+        world.launch_all()
+        (child,) = world.children.values()
+        world.die(child, 1)
+    assert isinstance(world.pool.error, LaunchError)
+    assert "exit code 1" in str(world.pool.error)
+    world.behave()
+    assert world.pool.exit_code == 70
+
+
+def test_a_start_that_succeeds_makes_up_for_those_that_did_not() -> None:
+    """Only failures in a row count."""
+    world = World(items(9), config(workers=1))
+    world.handle(1)
+    world.look(9)
+    world.find()
+    for _ in range(2):
+        world.launch_all()
+        (child,) = world.children.values()
+        world.die(child, 1)
+    make_ready(world)
+    for _ in range(2):
+        (child,) = world.children.values()
+        world.die(child, -signal.SIGKILL)
+        world.launch_all()
+    assert world.pool.error is None
+    world.behave()
+
+
+def test_a_child_that_never_becomes_ready_is_killed() -> None:
+    """STARTING has a deadline like every other phase in which something is awaited."""
+    world = World(items(1), config(workers=1))
+    world.launch_all()
+    (child,) = world.children.values()
+    world.advance(16.0)
+    assert child.term_at == world.now
+
+
+def test_a_file_whose_child_is_killed_from_outside_twice_is_done_last_and_alone() -> None:
+    """The out-of-memory killer is nobody's verdict, until it strikes a file that has the machine to itself."""
+    world = started(4, workers=2)
+    path = order(busy(world)[0]).source
+    for _ in range(2):
+        victim = next(child for child in busy(world) if order(child).source == path)
+        world.die(victim, -signal.SIGKILL)
+        make_ready(world)
+    assert all(order(child).source != path for child in busy(world))
+    while not any(order(child).source == path for child in busy(world)):
+        for child in busy(world):
+            world.say(child, written(order(child).job))
+        make_ready(world)
+    (alone,) = busy(world)
+    world.die(alone, -signal.SIGKILL)
+    assert not world.tally.failed
+    world.behave()
+    assert world.pool.exit_code == 0
+
+
+def test_storage_that_never_answers_again_stops_the_run() -> None:
+    """After `give_up_seconds` the run ends, resumable, and no file is called failed."""
+    world = started(3)
+    world.stalled = True
+    for child in busy(world):
+        child.unkillable = True
+    world.advance(8.0 + 64.0 + 4.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert world.pool.is_over
+    assert world.pool.clerk_gave_up
+    assert not world.tally.failed
+    assert world.pool.exit_code == 75
+
+
+def test_attempts_that_take_long_are_remembered_once() -> None:
+    """Should everything die with them, the next run knows."""
+    world = started(1, workers=1)
+    world.advance(0.875)
+    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    world.advance(6.0)
+    (begin,) = [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    assert [begun.path for begun in begin.attempts] == [b"CT0001"]
+
+
+def test_what_a_dead_child_left_is_thrown_away() -> None:
+    """Its private folder and its temp file, by name."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    temp = order(child).temp
+    world.die(child, -signal.SIGSEGV)
+    (discard,) = [m for m in world.clerk.inbox if isinstance(m, Discard)]
+    assert discard.names == (b"run-w1", temp.rpartition(b"/")[2])
+
+
+def test_time_at_the_gate_is_not_the_jobs_own() -> None:
+    """The limit stands still while a child waits, and goes on from there."""
+    world = started(2, workers=2, max_writers=1)
+    first, second = busy(world)
+    assert (first.writer, second.writer) == (True, False)
+    world.advance(4.0)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.advance(3.0)
+    world.say(first, written(order(first).job))
+    assert second.wants is None
+    world.advance(3.875)
+    assert second.term_at is None
+    world.advance(0.125)
+    assert second.term_at == world.now
+
+
+def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
+    """Ctrl-Z for a minute moves every deadline by a minute."""
+    world = started(2)
+    world.advance(4.0)
+    world.suspend(60.0)
+    world.advance(3.875)
+    assert world.pool.crew.kills == 0
+    world.advance(0.125)
+    assert world.pool.crew.kills == 2
+    world.behave()
+
+
+def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
+    """SIGINT once: exit code 130, resumable."""
+    world = started(5)
+    world.step(world.pool.drain)
+    for child in busy(world):
+        world.say(child, written(order(child).job))
+    world.behave()
+    assert world.pool.exit_code == 130
+    assert world.tally.ended == 2
+
+
+# --- what once went wrong
+
+
+def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
+    """It can neither be told nor tell anything any more."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.hang_up(child)
+    world.advance(4.0)
+    assert child.term_at is not None
+    world.behave()
