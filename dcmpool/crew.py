@@ -60,6 +60,11 @@ class Worker:
     cause: FailureKind | None = None
     reason: str = ""
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be given a job: it waits for one, is known to exist, and its channel is open."""
+        return self.phase is Phase.IDLE and bool(self.pid) and not self.hung_up
+
     def is_legal(self, message: Message) -> bool:
         """Whether this child may say this now, about the job that it has."""
         job = getattr(message, "job", None)

@@ -288,8 +288,7 @@ class Pool:
             self.crew.launch(now)
 
     def _dispatch(self, now: float) -> None:
-        idle = [worker for worker in self.crew if worker.phase is Phase.IDLE]
-        for worker in idle:
+        for worker in (worker for worker in self.crew if worker.is_free):
             busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
             job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
             if job:

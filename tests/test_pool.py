@@ -282,6 +282,33 @@ def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
 # --- what once went wrong
 
 
+def test_a_child_that_closed_its_channel_gets_no_job() -> None:
+    """It is dying, and the file would be blamed for it."""
+    world = World(items(1), config(workers=1))
+    make_ready(world)
+    (child,) = world.children.values()
+    world.hang_up(child)
+    world.handle(1)
+    world.look(1)
+    world.find()
+    assert child.order is None
+    world.behave()
+
+
+def test_a_child_gets_no_job_before_the_fork_server_has_told_its_pid() -> None:
+    """Should the fork server die in between, nobody could ever tell that the child is dead."""
+    world = World(items(1), config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    (child,) = world.children.values()
+    world.say(child, Ready())
+    assert child.order is None
+    world.launched(child)
+    assert child.order is not None
+    world.behave()
+
+
 def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
     """It can neither be told nor tell anything any more."""
     world = started(1, workers=1)
