@@ -56,7 +56,8 @@ class WriteGate:
         self._waiting_bytes.append((holder, size))
 
     def request_writer(self, holder: int) -> None:
-        """Ask for a writer's place."""
+        """Ask for a writer's place. One that the holder has is given back first: nobody waits for himself."""
+        self._writers.discard(holder)
         self._waiting_writer.append(holder)
 
     def grant(self) -> list[int]:

@@ -309,6 +309,16 @@ def test_a_child_gets_no_job_before_the_fork_server_has_told_its_pid() -> None:
     world.behave()
 
 
+def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itself() -> None:
+    """Waiting has no deadline, so it must end by itself."""
+    world = started(1, workers=1, max_writers=1)
+    (child,) = busy(world)
+    assert child.writer
+    world.say(child, Wants(order(child).job, writer=True))
+    assert child.wants is None
+    world.behave()
+
+
 def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
     """It can neither be told nor tell anything any more."""
     world = started(1, workers=1)
