@@ -77,6 +77,10 @@ class WriteGate:
         """Take back all that the holder has or waits for: it is done, or proved dead."""
         self._bytes.pop(holder, None)
         self._writers.discard(holder)
+        self.withdraw(holder)
+
+    def withdraw(self, holder: int) -> None:
+        """Forget what the holder waits for: it will never hear of it."""
         self._waiting_bytes = deque(waiting for waiting in self._waiting_bytes if waiting[0] != holder)
         self._waiting_writer = deque(waiting for waiting in self._waiting_writer if waiting != holder)
 

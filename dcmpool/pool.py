@@ -167,6 +167,7 @@ class Pool:
         """Wait for nothing more: no child, no acknowledgement."""
         self.clerk_gave_up = True
         for worker in self.crew:
+            self.gate.withdraw(worker.id)
             self.crew.retire(worker, now)
 
     def tick(self, now: float) -> None:
@@ -224,12 +225,14 @@ class Pool:
 
     def garbled(self, number: int, reason: str, now: float) -> None:
         """A child broke the protocol."""
+        self.gate.withdraw(number)
         self.crew.kill(self.crew[number], FailureKind.PROTOCOL, f"the worker broke the protocol: {reason}", now)
 
     def hung_up(self, number: int, now: float) -> None:
         """A child closed its channel. It is dying, which its pidfd will prove, or it lies."""
         worker = self.crew[number]
         if worker.phase not in (Phase.KILLING, Phase.LOST):
+            self.gate.withdraw(number)
             worker.hung_up = True
             worker.deadline = now + self._config.limits.grace_seconds
 

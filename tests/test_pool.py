@@ -327,3 +327,30 @@ def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
     world.advance(4.0)
     assert child.term_at is not None
     world.behave()
+
+
+def test_a_child_that_hangs_up_while_it_waits_gets_no_grant() -> None:
+    """It is killed in a moment, and the place goes to the next."""
+    world = started(3, workers=3, max_writers=1)
+    first, second, third = busy(world)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.say(third, Wants(order(third).job, writer=True))
+    world.hang_up(second)
+    world.say(first, written(order(first).job))
+    assert third.writer
+    assert not second.writer
+    world.behave()
+
+
+def test_a_child_killed_while_it_waits_waits_no_more() -> None:
+    """A token that it will never hear of would be lost with it."""
+    world = started(3, workers=3, max_writers=1)
+    first, second, third = busy(world)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.say(third, Wants(order(third).job, writer=True))
+    second.unkillable = True
+    world.say(second, Ready())
+    assert second.term_at is not None
+    world.say(first, written(order(first).job))
+    assert third.writer
+    world.behave()
