@@ -51,6 +51,8 @@ MAX_FAILED_STARTS = 3
 _REMEMBER_SECONDS = 1.0
 """Attempts that take longer are journalled, should everything die with them."""
 _STALL_CHECK_SECONDS = 1.0
+_HANG_UP_SECONDS = 2.0
+"""How long a child may live whose channel is closed: longer than the loop waits for the exit status of a dead one."""
 _RESULTS = (Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
 """Outcomes that come with a file."""
 _FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
@@ -234,7 +236,7 @@ class Pool:
         if worker.phase not in (Phase.KILLING, Phase.LOST):
             self.gate.withdraw(number)
             worker.hung_up = True
-            worker.deadline = now + self._config.limits.grace_seconds
+            worker.deadline = now + _HANG_UP_SECONDS
 
     def examined(self, number: int, *, stalled: bool, stage: str, reason: str, now: float) -> None:
         """Take what the kernel says of a child at its limit: kill it, or wait for storage with it."""

@@ -319,6 +319,19 @@ def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itse
     world.behave()
 
 
+def test_the_fork_servers_death_is_no_ones_fault() -> None:
+    """Its children's channels close at once, and that they are dead is known a second later."""
+    world = started(2)
+    for _ in range(3):
+        world.kill_forkserver()
+        world.advance(STATUS_SECONDS)
+        make_ready(world)
+    world.behave()
+    assert world.pool.exit_code == 0
+    assert not world.tally.failed
+    assert world.pool.crew.kills == 0
+
+
 def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
     """It can neither be told nor tell anything any more."""
     world = started(1, workers=1)
