@@ -98,6 +98,11 @@ class Worker:
         self.deadline = (self.deadline or self.begun) + limit_seconds - self.limit_seconds
         self.limit_seconds = limit_seconds
 
+    def recover(self, now: float) -> None:
+        """Go on after a stall of storage, with the whole limit."""
+        self.stalled_since = None
+        self.deadline = now + self.limit_seconds
+
     def rest(self) -> None:
         """Become idle: the job is out of this child's hands."""
         self.phase = Phase.IDLE
@@ -174,6 +179,8 @@ class Crew:
         """Move every deadline: this process itself was stopped for so long."""
         for worker in self._workers.values():
             worker.begun += seconds
+            if worker.stalled_since is not None:
+                worker.stalled_since += seconds
             if worker.deadline is not None:
                 worker.deadline += seconds
 

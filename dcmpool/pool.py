@@ -208,7 +208,8 @@ class Pool:
         if not worker.is_legal(message) or (isinstance(message, Written) and message.outcome not in _RESULTS):
             self.garbled(number, f"{type(message).__name__} while {worker.phase}", now)
             return
-        worker.stalled_since = None
+        if worker.stalled_since is not None:
+            worker.recover(now)
         match message:
             case Ready():
                 worker.rest()
@@ -246,8 +247,7 @@ class Pool:
             worker.stalled_since = worker.stalled_since or now
             worker.deadline = now + _STALL_CHECK_SECONDS
         elif worker.stalled_since is not None:
-            worker.stalled_since = None
-            worker.deadline = now + worker.limit_seconds
+            worker.recover(now)
         else:
             self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
 

@@ -319,6 +319,20 @@ def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itse
     world.behave()
 
 
+def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
+    """Storage took its time, not the file."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.stalled = True
+    world.advance(12.0)
+    world.stalled = False
+    world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
+    world.advance(7.875)
+    assert child.term_at is None
+    world.advance(0.125)
+    assert child.term_at == world.now
+
+
 def test_the_fork_servers_death_is_no_ones_fault() -> None:
     """Its children's channels close at once, and that they are dead is known a second later."""
     world = started(2)
