@@ -71,6 +71,8 @@ class Pool:
         self._failed_starts = 0
         self._commit_waits_since: float | None = None
         self._stalled_since: float | None = None
+        self._due: float | None = None
+        """When `tick` is due because something changed outside it."""
         self.clerk_gave_up = False
         self._grant_bytes = config.gate.grant_mib * MIB
         self._limit = Limit(config.limits)
@@ -93,6 +95,8 @@ class Pool:
     def next_deadline(self) -> float | None:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
         deadlines = [worker.deadline for worker in self.crew if worker.deadline is not None]
+        if self._due is not None:
+            deadlines.append(self._due)
         deadlines += [w.begun + _REMEMBER_SECONDS for w in self.crew if w.phase is Phase.BUSY and not w.remembered]
         if self._commit_waits_since is not None:
             silent = self._config.storage.give_up_seconds if self._stalled_since else self._config.storage.stall_seconds
@@ -174,6 +178,7 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Do what the time has come for, and give out work."""
+        self._due = None
         for worker in self.crew:
             if worker.deadline is not None and now >= worker.deadline:
                 self._expire(worker, now)
@@ -248,6 +253,7 @@ class Pool:
             worker.deadline = now + _STALL_CHECK_SECONDS
         elif worker.stalled_since is not None:
             worker.recover(now)
+            self._due = now
         else:
             self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
 

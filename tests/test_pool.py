@@ -206,6 +206,23 @@ def test_a_file_whose_child_is_killed_from_outside_twice_is_done_last_and_alone(
     assert world.pool.exit_code == 0
 
 
+def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() -> None:
+    """A child that waits for storage is not killed; it has its whole limit again afterwards."""
+    world = started(3)
+    world.stalled = True
+    world.advance(30.0)
+    assert [notice for notice in world.notices if "does not answer" in notice]
+    assert world.pool.crew.kills == 0
+    world.stalled = False
+    world.advance(1.0)
+    assert world.notices[-1] == "storage answers again"
+    world.advance(7.0)
+    assert world.pool.crew.kills == 0
+    world.advance(1.0)
+    assert world.pool.crew.kills == 2
+    world.behave()
+
+
 def test_storage_that_never_answers_again_stops_the_run() -> None:
     """After `give_up_seconds` the run ends, resumable, and no file is called failed."""
     world = started(3)
