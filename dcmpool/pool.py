@@ -98,9 +98,12 @@ class Pool:
         if self._due is not None:
             deadlines.append(self._due)
         deadlines += [w.begun + _REMEMBER_SECONDS for w in self.crew if w.phase is Phase.BUSY and not w.remembered]
-        if self._commit_waits_since is not None:
-            silent = self._config.storage.give_up_seconds if self._stalled_since else self._config.storage.stall_seconds
-            deadlines.append(self._commit_waits_since + silent)
+        if not self.clerk_gave_up:
+            storage = self._config.storage
+            if self._stalled_since is not None:
+                deadlines.append(self._stalled_since + storage.give_up_seconds)
+            elif self._commit_waits_since is not None:
+                deadlines.append(self._commit_waits_since + storage.stall_seconds)
         return min(deadlines, default=None)
 
     @property
@@ -465,7 +468,7 @@ class Pool:
             self._stalled_since = min(since)
             files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
             self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
-        if now - self._stalled_since >= storage.give_up_seconds and self.error is None:
+        if now - self._stalled_since >= storage.give_up_seconds and not self.clerk_gave_up:
             self.stop(
                 StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume")
             )

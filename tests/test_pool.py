@@ -237,6 +237,18 @@ def test_storage_that_never_answers_again_stops_the_run() -> None:
     assert world.pool.exit_code == 75
 
 
+def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
+    """Its silence is said, and in the end it is given up."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.say(child, written(order(child).job))
+    world.advance(8.0)
+    assert "1 files wait for it" in world.notices[-1]
+    world.advance(56.0 + 8.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert world.pool.is_over
+
+
 def test_attempts_that_take_long_are_remembered_once() -> None:
     """Should everything die with them, the next run knows."""
     world = started(1, workers=1)
@@ -334,6 +346,19 @@ def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itse
     world.say(child, Wants(order(child).job, writer=True))
     assert child.wants is None
     world.behave()
+
+
+def test_a_run_that_stops_gives_up_on_stalled_storage_too() -> None:
+    """The first reason to stop stands, but the run must end."""
+    world = started(3)
+    first, second = busy(world)
+    world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
+    second.unkillable = True
+    world.stalled = True
+    world.advance(8.0 + 64.0 + 8.0)
+    assert world.pool.is_over
+    assert world.pool.exit_code == 75
+    assert "make room" in str(world.pool.error)
 
 
 def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
