@@ -70,6 +70,7 @@ class Pool:
         self._actions: list[Action] = []
         self._failed_starts = 0
         self._commit_waits_since: float | None = None
+        self._shut_since: float | None = None
         self._stalled_since: float | None = None
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
@@ -102,8 +103,8 @@ class Pool:
             storage = self._config.storage
             if self._stalled_since is not None:
                 deadlines.append(self._stalled_since + storage.give_up_seconds)
-            elif self._commit_waits_since is not None:
-                deadlines.append(self._commit_waits_since + storage.stall_seconds)
+            else:
+                deadlines += [since + storage.stall_seconds for since in self._silences()]
         return min(deadlines, default=None)
 
     @property
@@ -186,8 +187,8 @@ class Pool:
             if worker.deadline is not None and now >= worker.deadline:
                 self._expire(worker, now)
         self._remember(now)
-        self._watch_storage(now)
         self._grant(now)
+        self._watch_storage(now)
         if not self.draining and self._stalled_since is None:
             self._launch_missing(now)
             self._dispatch(now)
@@ -199,6 +200,8 @@ class Pool:
         self.crew.shift(seconds)
         if self._commit_waits_since is not None:
             self._commit_waits_since += seconds
+        if self._shut_since is not None:
+            self._shut_since += seconds
         if self._stalled_since is not None:
             self._stalled_since += seconds
 
@@ -455,10 +458,9 @@ class Pool:
     def _watch_storage(self, now: float) -> None:
         """Notice storage that has stopped answering, and that it answers again."""
         storage = self._config.storage
+        self._shut_since = (self._shut_since or now) if self._gate_is_shut else None
         since = [worker.stalled_since for worker in self.crew if worker.stalled_since is not None]
-        waits = self._commit_waits_since
-        if waits is not None and now - waits >= storage.stall_seconds:
-            since.append(waits)
+        since += [silence for silence in self._silences() if now >= silence + storage.stall_seconds]
         if not since:
             if self._stalled_since is not None:
                 self._actions.append(Notice("storage answers again"))
@@ -473,6 +475,15 @@ class Pool:
                 StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume")
             )
             self.give_up(now)
+
+    def _silences(self) -> list[float]:
+        """Return since when nothing has come of what only storage can bring on."""
+        return [since for since in (self._commit_waits_since, self._shut_since) if since is not None]
+
+    @property
+    def _gate_is_shut(self) -> bool:
+        """Whether children wait at the gate and lost ones alone hold what they wait for."""
+        return self.gate.waiting > 0 and self.crew.count(Phase.BUSY, Phase.KILLING) == 0
 
     def _pay_credit(self) -> None:
         if self.jobs.credit_owed and not self.draining:

@@ -348,6 +348,25 @@ def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itse
     world.behave()
 
 
+def test_lost_children_that_hold_every_token_stop_the_run() -> None:
+    """Nobody else can ever get through the gate: that is storage that does not answer."""
+    world = started(3, workers=2, max_writers=1, max_lost=3)
+    lost, other = busy(world)
+    world.say(other, Wants(order(other).job, writer=True))
+    lost.unkillable = True
+    world.advance(8.25 + 4.0)
+    assert phase(world, lost) is Phase.LOST
+    make_ready(world)
+    for child in busy(world):
+        if child is not lost and not child.wants:
+            world.say(child, Wants(order(child).job, writer=True))
+    world.advance(8.0)
+    assert "does not answer" in world.notices[-1]
+    world.advance(64.0)
+    assert isinstance(world.pool.error, StoppedError)
+    world.behave()
+
+
 def test_a_run_that_stops_gives_up_on_stalled_storage_too() -> None:
     """The first reason to stop stands, but the run must end."""
     world = started(3)
