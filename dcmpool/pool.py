@@ -274,6 +274,8 @@ class Pool:
             self._count_failed_start(worker, code)
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
+        elif worker.killed:
+            self.jobs.abandon(worker.job)  # killed because the run gave up, not for anything that it did
         elif code in _FROM_OUTSIDE:
             self._interrupted(worker, code, now)
         elif code == -signal.SIGALRM:

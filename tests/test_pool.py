@@ -380,6 +380,19 @@ def test_a_run_that_stops_gives_up_on_stalled_storage_too() -> None:
     assert "make room" in str(world.pool.error)
 
 
+def test_a_file_whose_child_was_killed_because_the_run_gave_up_is_left_for_the_next_run() -> None:
+    """Not even a file that is done alone is called failed for it."""
+    world = World([Item(b"CT", 1, 1, interrupted=2)], config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    assert busy(world)
+    world.step(lambda: world.pool.from_clerk(Stopped("the target is gone"), world.now))
+    assert world.pool.is_over
+    assert not world.tally.failed
+
+
 def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
     """Storage took its time, not the file."""
     world = started(1, workers=1)
