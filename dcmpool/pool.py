@@ -191,6 +191,7 @@ class Pool:
         self._watch_storage(now)
         if not self.draining and self._stalled_since is None:
             self._launch_missing(now)
+        if not self.draining and self._stalled_since is None:
             self._dispatch(now)
         self._pay_credit()
         self._finish(now)

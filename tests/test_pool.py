@@ -126,6 +126,18 @@ def test_a_child_that_sigkill_does_not_end_is_lost_and_its_slot_is_filled_again(
     assert world.tally.counts[Outcome.FAILED] == 1
 
 
+def test_more_lost_children_than_allowed_stop_the_run() -> None:
+    """Storage that swallows one child after the other would swallow all."""
+    world = started(4, workers=2, max_lost=1)
+    for child in busy(world):
+        child.unkillable = True
+    world.advance(13.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert "2 workers hang in the kernel" in str(world.pool.error)
+    world.behave()
+    assert world.pool.exit_code == 75
+
+
 @pytest.mark.parametrize("where", ["worker", "commit"])
 def test_full_storage_stops_the_run_and_nothing_is_blamed(where: str) -> None:
     """No new file is begun, those under way end, and the run can be resumed."""
