@@ -53,8 +53,8 @@ _REMEMBER_SECONDS = 1.0
 _STALL_CHECK_SECONDS = 1.0
 _HANG_UP_SECONDS = 2.0
 """How long a child may live whose channel is closed: longer than the loop waits for the exit status of a dead one."""
-_RESULTS = (Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
-"""Outcomes that come with a file."""
+_NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+"""Outcomes that come with a file, but in place the source is that file."""
 _FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
 """Ends that nothing in the child brings about: an operator, the out-of-memory killer, the fork server's death."""
 
@@ -217,7 +217,7 @@ class Pool:
         worker = self.crew[number]
         if worker.phase in (Phase.KILLING, Phase.LOST):
             return
-        if not worker.is_legal(message) or (isinstance(message, Written) and message.outcome not in _RESULTS):
+        if not worker.is_legal(message) or not self._is_allowed(message):
             self.garbled(number, f"{type(message).__name__} while {worker.phase}", now)
             return
         if worker.stalled_since is not None:
@@ -292,6 +292,17 @@ class Pool:
                 self._actions.append(CloseChild(worker.id))
 
     # --- inside
+
+    def _is_allowed(self, message: Message) -> bool:
+        """Whether this run knows such an outcome: nothing may be called done that has no result."""
+        match message:
+            case Written(outcome=outcome):
+                return outcome is Outcome.DECOMPRESSED or (outcome in _NOTHING_TO_DECOMPRESS and not self._in_place)
+            case Left(outcome=Outcome.SKIPPED):
+                return self._config.work.others == "skip"
+            case Left(outcome=outcome):
+                return outcome in _NOTHING_TO_DECOMPRESS and self._in_place
+        return True
 
     def _tell(self, message: Message) -> None:
         self._actions.append(Tell(message))

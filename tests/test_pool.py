@@ -419,6 +419,24 @@ def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
     assert child.term_at == world.now
 
 
+@pytest.mark.parametrize("others", ["copy", "skip"])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_child_cannot_call_done_what_it_did_not_write(outcome: Outcome, in_place: bool, others: str) -> None:
+    """Nothing to write is legal in place for what needs no decoder, and where other files are to be skipped."""
+    world = World(items(1), config(workers=1, others=others), in_place=in_place)
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (child,) = busy(world)
+    world.say(child, Left(order(child).job, outcome, "", 1, 1, "by design"))
+    legal = in_place and outcome in (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+    legal |= others == "skip" and outcome is Outcome.SKIPPED
+    assert bool(world.tally.counts[outcome]) == legal
+    assert child.doomed != legal
+
+
 def test_the_fork_servers_death_is_no_ones_fault() -> None:
     """Its children's channels close at once, and that they are dead is known a second later."""
     world = started(2)
