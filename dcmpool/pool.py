@@ -130,6 +130,9 @@ class Pool:
 
     def welcome_clerk(self, now: float) -> None:
         """Tell a clerk what it may send, and what an earlier one has not acknowledged."""
+        if self.finishing:
+            self._tell(Finish(self.exit_code, not self.draining))
+            return
         self.jobs.walked = False
         self.jobs.credit_owed = 0
         self._tell(More(max(0, self._config.work.scan_ahead - self.jobs.holding_credit)))
@@ -137,8 +140,6 @@ class Pool:
             self._tell(Commit((result,)))
         for ending in self.jobs.settling.values():
             self._tell(Settle((ending,)))
-        if self.finishing:
-            self._tell(Finish(self.exit_code, not self.draining))
         if self._commit_waits_since is not None:
             self._commit_waits_since = now
 

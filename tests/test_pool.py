@@ -437,6 +437,19 @@ def test_a_child_cannot_call_done_what_it_did_not_write(outcome: Outcome, in_pla
     assert child.doomed != legal
 
 
+def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
+    """The next one is told to finish, and no child is launched."""
+    world = World([], config())
+    world.handle(1)
+    world.find()
+    assert world.pool.finishing
+    world.restart_clerk()
+    world.welcome()
+    assert not world.children
+    world.behave()
+    assert not world.children
+
+
 def test_the_fork_servers_death_is_no_ones_fault() -> None:
     """Its children's channels close at once, and that they are dead is known a second later."""
     world = started(2)
