@@ -147,7 +147,8 @@ class Pool:
         """Take what the clerk says."""
         match message:
             case Found():
-                for item in message.items:
+                # While draining, what is found is left for the next run; the journal may be closed already.
+                for item in message.items if not self.draining else ():
                     if ending := self.jobs.add(item):
                         self._end(ending, now)
             case Noted():

@@ -498,3 +498,14 @@ def test_a_child_killed_while_it_waits_waits_no_more() -> None:
     world.say(first, written(order(first).job))
     assert third.writer
     world.behave()
+
+
+def test_a_file_found_after_the_run_was_stopped_is_left_for_the_next_one() -> None:
+    """The journal is closed by then."""
+    world = World([Item(b"CT", 1, 1, exists="there is a file")], config())
+    world.handle(1)
+    world.look(1)
+    world.step(world.pool.drain)
+    world.find()
+    world.behave()
+    assert not world.tally.failed
