@@ -133,8 +133,7 @@ class Pool:
         if self.finishing:
             self._tell(Finish(self.exit_code, not self.draining))
             return
-        self.jobs.walked = False
-        self.jobs.credit_owed = 0
+        self.jobs.walk_again()
         self._tell(More(max(0, self._config.work.scan_ahead - self.jobs.holding_credit)))
         for _, result in self.jobs.committing.values():
             self._tell(Commit((result,)))

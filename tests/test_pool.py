@@ -405,6 +405,25 @@ def test_a_file_whose_child_was_killed_because_the_run_gave_up_is_left_for_the_n
     assert not world.tally.failed
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_file_that_ended_while_a_restarted_clerk_walked_is_not_done_twice(stale: bool) -> None:
+    """The clerk may have looked it up before it ended, and say so afterwards."""
+    world = started(1, workers=1)
+    world.restart_clerk()
+    world.welcome()
+    world.handle(9)
+    (child,) = busy(world)
+    world.clerk.credit += stale
+    if stale:
+        world.look(1)
+    world.say(child, written(order(child).job))
+    world.handle(9)
+    world.look(1)
+    world.find()
+    world.behave()
+    assert world.tally.counts[Outcome.DECOMPRESSED] == 1
+
+
 def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
     """Storage took its time, not the file."""
     world = started(1, workers=1)
