@@ -257,8 +257,8 @@ def tree(folder: Path, own: bool = False) -> dict[bytes, bytes]:
     return found
 
 
-def long_series(folder: Path, names: int = 120, slices: int = 12, size: int = 512) -> Record:
-    """Make a series that takes a run some seconds: `names` files, hard links to `slices` different ones."""
+def long_series(folder: Path, names: int = 60, slices: int = 6, size: int = 512) -> Record:
+    """Make a series that takes one worker a second: `names` files, hard links to `slices` different ones."""
     record = make_series(folder, slices=slices, size=size)
     for index in range(slices, names):
         source, name = f"CT{index % slices + 1:04}.dcm", f"CT{index + 1:04}.dcm"

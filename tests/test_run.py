@@ -428,6 +428,19 @@ def test_nonsense_in_a_list_is_named_and_stops_nothing(command: Command, record:
     assert "outside.dcm" in named
 
 
+@pytest.mark.parametrize(
+    "script", ["--files-from /dev/stdin < list", "--files-from <(cat list)", "--files-from - < list"]
+)
+def test_a_list_from_a_pipe_is_read_or_refused_but_never_taken_as_empty(
+    command: Command, record: Record, script: str
+) -> None:
+    (command.path / "list").write_text("CT0001.dcm\n")
+    ended = in_shell(command, f'"$0" -m dcmpool run series -o native {script}')
+    assert ended.returncode in (0, 2)
+    done = tree(command.path / "native").keys() if ended.returncode == 0 else {b"CT0001.dcm"}
+    assert done == {b"CT0001.dcm"}, ended
+
+
 def test_an_absolute_path_inside_the_source_may_be_listed(command: Command, record: Record) -> None:
     (command.path / "list").write_text(f"{command.path}/series/CT0001.dcm\n")
     ended = command.run("run", "series", "-o", "native", "--files-from", "list", "--json")
