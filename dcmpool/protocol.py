@@ -158,7 +158,8 @@ class Open(Message, frozen=True):
     overwrite: bool
     durable: bool
     run: str
-    version: str
+    judge: str
+    """The version and the settings that decide what fails: failures are settled for them alone."""
 
 
 class More(Message, frozen=True):
@@ -313,9 +314,10 @@ class Committed(Message, frozen=True):
 
 
 class Stopped(Message, frozen=True):
-    """The clerk cannot go on (the journal's storage is full, the target is gone)."""
+    """The run cannot go on (the journal's storage is full, the target is gone); if `fatal`, the clerk cannot either."""
 
     reason: str
+    fatal: bool
 
 
 class Finished(Message, frozen=True):

@@ -77,6 +77,7 @@ class Supervisor:
     ) -> None:
         self._task = task
         self._config = config.resolved()
+        self._judge = f"{__version__} {config.judging()}"
         self._progress = progress
         self._worker_module = worker_module
         self._clock = clock
@@ -305,7 +306,7 @@ class Supervisor:
         number = message.child
         self._children[number].launched(message.pid, pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
-        self._pool.launched(number, message.pid)
+        self._pool.launched(number, message.pid, self._clock())
 
     def _on_forkserver_death(self) -> None:
         """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
@@ -322,7 +323,7 @@ class Supervisor:
     # --- the clerk
 
     def _start_clerk(self) -> None:
-        self._clerk = Helper("dcmpool.clerk", packets=False)
+        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
         self._selector.register(self._clerk.pidfd, selectors.EVENT_READ, self._on_clerk_death)
@@ -335,7 +336,7 @@ class Supervisor:
                 overwrite=self._config.work.overwrite,
                 durable=self._config.storage.durable,
                 run=self._run,
-                version=__version__,
+                judge=self._judge,
             )
         )
 

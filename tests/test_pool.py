@@ -4,9 +4,7 @@ import signal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dcmpool.config import MIB
 from dcmpool.crew import Phase
@@ -20,7 +18,6 @@ from dcmpool.protocol import (
     Inspected,
     Item,
     Left,
-    Message,
     Ready,
     Stopped,
     Wants,
@@ -98,7 +95,7 @@ def test_a_child_at_its_limit_is_killed_and_its_file_goes_to_the_next_engine_in_
     assert first.term_at is None
     begun = world.now - 7.875
     world.advance(4.0)
-    assert (first.term_at, first.kill_at) == (begun + 8.0, begun + 8.25)
+    assert [first.term_at, first.kill_at] == [begun + 8.0, begun + 8.25]
     make_ready(world)
     (second,) = busy(world)
     assert second.id != first.id
@@ -400,7 +397,7 @@ def test_a_file_whose_child_was_killed_because_the_run_gave_up_is_left_for_the_n
     world.find()
     make_ready(world)
     assert busy(world)
-    world.step(lambda: world.pool.from_clerk(Stopped("the target is gone"), world.now))
+    world.step(lambda: world.pool.from_clerk(Stopped("the target is gone", fatal=True), world.now))
     assert world.pool.is_over
     assert not world.tally.failed
 
