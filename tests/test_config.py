@@ -164,7 +164,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_profile(tmp_path: Path) -
     """And a flag that was not given leaves what the others say."""
     path = tmp_path / "mine.toml"
     path.write_text("[gate]\nmax_writers = 5\n[work]\nworkers = 6\n")
-    flags = {"work": {"workers": 7, "engine": None}, "limits": {"attempt_seconds": None}}
+    flags: dict[str, dict[str, Any]] = {"work": {"workers": 7, "engine": None}, "limits": {"attempt_seconds": None}}
     config = load(profile="network-share", path=path, flags=flags)
     assert config.gate.max_writers == 5
     assert config.work.workers == 7
