@@ -9,6 +9,8 @@ import csv
 import hashlib
 import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,17 @@ def problem(path: Path, row: dict[str, str]) -> str:
 
 
 def problems(found: Rows, target: Path) -> dict[str, str]:
-    judged = {path: problem(target / path, row) for path, row in found.items()}
+    """Return what is wrong, by path; in a thread with a deep stack, since some files nest a thousand sequences."""
+    judged: dict[str, str] = {}
+    depth = sys.getrecursionlimit()
+    threading.stack_size(512 << 20)
+    sys.setrecursionlimit(200_000)
+    judge = threading.Thread(target=lambda: judged.update({p: problem(target / p, row) for p, row in found.items()}))
+    judge.start()
+    judge.join()
+    threading.stack_size(0)
+    sys.setrecursionlimit(depth)
+    assert judged.keys() == found.keys()
     return {path: text for path, text in judged.items() if text}
 
 
