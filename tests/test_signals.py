@@ -294,6 +294,27 @@ def test_a_child_killed_changes_nothing(
     assert tree(command.path / "native") == wanted
 
 
+def test_the_clerk_killed_twice_while_it_commits_changes_nothing(
+    command: Command, undisturbed: tuple[Path, dict[bytes, bytes]]
+) -> None:
+    """Each time right after a result got its final name, when the journal may not know of it yet."""
+    source, wanted = undisturbed
+    running = command.start("run", source, "-o", "native", "--json", process_group=0)
+    for results_before in (0, 20):
+
+        def more(enough: int = results_before) -> bool:
+            return len(results(command)) > enough
+
+        running.wait_for(more)
+        for clerk in running.processes("dcmpool.clerk"):
+            os.kill(clerk, signal.SIGKILL)
+    ended = running.end()
+    assert ended.code == 0, ended
+    assert ended.summary["failed"] == []
+    assert sum(ended.summary["counts"].values()) == len(wanted)
+    assert tree(command.path / "native") == wanted
+
+
 @pytest.mark.parametrize("who", ["fork server", "clerk"])
 def test_a_child_killed_before_the_first_result_changes_nothing(command: Command, record: Record, who: str) -> None:
     running = command.start("run", "series", "-o", "native", "--json", "--workers", "1")
