@@ -110,7 +110,7 @@ class Clerk:
                 self._check_source(order)
                 self._target.recover(self._journal)
                 self._target.sweep(order.run.encode())
-                self._journal.begin_run(_base(order))
+                self._journal.begin_run(_base(order), self._target.root)
             except BaseException:
                 self._journal.close()
                 raise
@@ -124,13 +124,21 @@ class Clerk:
         return True
 
     def _check_source(self, order: Open) -> None:
-        """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other."""
-        source = self._journal.source()
-        if source not in (None, _base(order)) and not order.overwrite:
-            raise UsageError(
-                f"the target {shown(self._target.root)} holds results of {shown(source or b'')}: "
-                "choose another target, or say with --overwrite that this source takes its place"
-            )
+        """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
+
+        A SOURCE that was moved together with its TARGET is the same.
+        """
+        earlier = self._journal.directories()
+        if earlier is None or order.overwrite:
+            return
+        source, target = earlier
+        way = os.path.relpath(_base(order), self._target.root)
+        if _base(order) == source or way == os.path.relpath(source, target):
+            return
+        raise UsageError(
+            f"the target {shown(self._target.root)} holds results of {shown(source)}: "
+            "choose another target, or say with --overwrite that this source takes its place"
+        )
 
     def _finish(self, order: Finish) -> None:
         self._journal.end_run(order.exit_code, complete=order.complete)

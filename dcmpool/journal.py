@@ -32,7 +32,8 @@ CREATE TABLE intents (
 ) WITHOUT ROWID;
 CREATE TABLE begun (path BLOB, engine TEXT, run TEXT, PRIMARY KEY (path, run)) WITHOUT ROWID;
 CREATE TABLE runs (
-    number INTEGER PRIMARY KEY, run TEXT UNIQUE, judge TEXT, source BLOB, exit_code INTEGER, complete INTEGER
+    number INTEGER PRIMARY KEY, run TEXT UNIQUE, judge TEXT, source BLOB, target BLOB,
+    exit_code INTEGER, complete INTEGER
 );
 """
 
@@ -128,18 +129,18 @@ class Journal:
         """Close the connection; the last one folds the write-ahead log into the database."""
         self._database.close()
 
-    def begin_run(self, source: bytes) -> None:
-        """Record this run."""
+    def begin_run(self, source: bytes, target: bytes) -> None:
+        """Record this run: its directories, absolute."""
         with _transaction(self._database):
             self._database.execute(
-                "INSERT OR IGNORE INTO runs (run, judge, source, complete) VALUES (?, ?, ?, 0)",
-                (self._run, self._judge, source),
+                "INSERT OR IGNORE INTO runs (run, judge, source, target, complete) VALUES (?, ?, ?, ?, 0)",
+                (self._run, self._judge, source, target),
             )
 
-    def source(self) -> bytes | None:
-        """Return the directory of SOURCE in the last run, None before the first."""
-        found = self._database.execute("SELECT source FROM runs ORDER BY number DESC LIMIT 1").fetchone()
-        return found[0] if found else None
+    def directories(self) -> tuple[bytes, bytes] | None:
+        """Return SOURCE and TARGET of the last run, None before the first."""
+        found = self._database.execute("SELECT source, target FROM runs ORDER BY number DESC LIMIT 1").fetchone()
+        return (found[0], found[1]) if found else None
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
         """Record how this run ended."""

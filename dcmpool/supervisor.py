@@ -132,7 +132,9 @@ class Supervisor:
                 key.data()
             now = self._clock()
             if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
-                self._pool.shift(now - before - timeout)
+                # This process was stopped. The wait that it was in ends without a look at what has come meanwhile, so
+                # all deadlines are as far away as they were before it, and the next wait shows what has come.
+                self._pool.shift(now - before)
             if self._signals >= 2:
                 self._abort()
                 return

@@ -4,7 +4,9 @@ import signal
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dcmpool.config import MIB
 from dcmpool.crew import Phase
@@ -18,6 +20,7 @@ from dcmpool.protocol import (
     Inspected,
     Item,
     Left,
+    Message,
     Ready,
     Stopped,
     Wants,
@@ -246,7 +249,7 @@ class StoppingMachine(PoolMachine):
     def clerk_stops(self) -> None:
         clerk = self.world.clerk
         if clerk.welcomed and not clerk.finished:
-            self.world.step(lambda: self.world.pool.from_clerk(Stopped("no"), self.world.now))
+            self.world.step(lambda: self.world.pool.from_clerk(Stopped("no", fatal=True), self.world.now))
 
 
 _SETTINGS = settings(
