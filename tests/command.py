@@ -27,7 +27,7 @@ from tests.series import make_series
 TOP = Path(__file__).resolve().parent.parent
 """The folder that holds the package, for PYTHONPATH."""
 
-PATIENCE = 60.0
+PATIENCE = 50.0
 """Seconds until a wait counts as failed: far over what a busy machine needs, under pytest's own limit."""
 
 Record = dict[str, str]

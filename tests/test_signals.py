@@ -350,13 +350,16 @@ def test_workers_killed_again_and_again_cost_no_file(command: Command, record: R
 
 
 def test_a_second_run_on_the_target_is_turned_away(command: Command, record: Record, running: Running) -> None:
+    """The only worker of the first stands still meanwhile, so that the first cannot be over too early."""
+    (worker,) = running.wait_for(running.workers)
+    os.kill(worker, signal.SIGSTOP)
     second = command.run("run", "series", "-o", "native")
-    still_on = running.process.poll() is None
+    os.kill(worker, signal.SIGCONT)
     ended = running.end()
-    assert still_on, "the first run ended too early for this test"
     assert second.code == 3, second
     assert len(second.lines()) == 1, second
     assert ended.code == 0, ended
+    assert ended.summary["counts"]["decompressed"] == len(record)
     assert check_series(record, command.path / "native") == []
 
 
