@@ -85,7 +85,7 @@ def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[in
             if in_place:
                 return Note(path, None, "a symbolic link; in place, links are left alone")
             status = os.stat(full)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         missing = not os.path.islink(full)
         return Note(path, FailureKind.READ if missing else None, "no such file" if missing else "a link to nothing")
     except (OSError, ValueError) as error:
