@@ -32,7 +32,7 @@ demo: $(READY)  ## decompress a CT series of 120 slices and compare every pixel
 	$(BIN)/python -m tests.series check demo/series demo/native
 
 bench: $(READY)  ## the measurements behind the design
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m benchmarks.bench
 
 clean:  ## remove all that make has made
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

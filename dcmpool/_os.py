@@ -10,8 +10,10 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 from dcmpool.errors import LockedError, UsageError
@@ -50,15 +52,34 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every orphaned descendant (prctl(2), PR_SET_CHILD_SUBREAPER)."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(*, wanted: bool = True) -> None:
+    """Become the parent of every orphaned descendant, or no longer (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def children() -> set[int]:
     """Return the pids of this process's children (proc(5), /proc/pid/task/tid/children)."""
     pid = os.getpid()
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def end_children(pids: set[int], seconds: float) -> None:
+    """Kill children of this process and reap those that die within `seconds`."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def sealed_memory(name: str, size: int) -> int:
@@ -81,6 +102,12 @@ def set_limits(memory_bytes: int) -> None:
     soft = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def allow_descriptors() -> None:
+    """Allow this process as many descriptors as it may have: a worker takes five."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def prefer_as_victim() -> None:
@@ -144,10 +171,11 @@ def available_cpus() -> int:
 
 def available_memory() -> int:
     """Return how many bytes of memory this process may count on: the machine's available ones, its cgroup's limit."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
+    import psutil  # noqa: PLC0415 - of all commands, a run alone needs it
+
+    available = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         available = min(available, max(0, limit - used))
-    return available
+    return int(available)

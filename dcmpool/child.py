@@ -35,7 +35,8 @@ _ENVIRONMENT = {
 class Child:
     """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (the stage)."""
 
-    def __init__(self) -> None:
+    def __init__(self, maker: "Helper") -> None:
+        self.maker = maker
         ours, self._theirs = socket.socketpair()
         ours.setblocking(False)
         self.channel = ours
@@ -104,7 +105,7 @@ class Child:
 class Helper:
     """A process of our own code, started by `subprocess`, on a socket of its own."""
 
-    def __init__(self, module: str, *arguments: str, packets: bool) -> None:
+    def __init__(self, module: str, *arguments: str, packets: bool, stdin: int | None = subprocess.DEVNULL) -> None:
         kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         ours.setblocking(False)
@@ -115,7 +116,7 @@ class Helper:
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=self.output,
                 stderr=self.output,
                 pass_fds=[theirs.fileno()],

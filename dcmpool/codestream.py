@@ -35,6 +35,7 @@ class Codestream:
     `kind` is one of baseline, extended, progressive, lossless, JPEG-LS, JPEG 2000, RLE; `length` counts the bytes
     from the first marker to the last, `start` those before it (the boxes of a JP2 file). `colour` is "RGB" or "YBR"
     where the codestream itself says so, else empty. `lossless` is None where the codestream does not tell.
+    `ended` is False for a JPEG stream without EOI: truncated, whatever a decoder makes of it.
     """
 
     kind: str
@@ -47,15 +48,16 @@ class Codestream:
     length: int
     colour: str = ""
     lossless: bool | None = None
+    ended: bool = True
 
 
 def jpeg(data: bytes) -> Codestream:
-    """Walk a JPEG (T.81) or JPEG-LS (T.87) codestream from SOI to EOI.
+    """Walk a JPEG (T.81) or JPEG-LS (T.87) codestream from SOI to EOI, or to its end if EOI is missing.
 
     Raises
     ------
     Fault
-        CORRUPT when it is not whole, UNSUPPORTED for a process that DICOM does not use.
+        CORRUPT when anything else is not whole, UNSUPPORTED for a process that DICOM does not use.
     """
     if data[:2] != b"\xff\xd8":
         raise corrupt("the JPEG stream does not start with SOI")
@@ -74,6 +76,7 @@ class _JpegWalk:
         self.scans = 0
         self.colour = ""
         self.lossless: bool | None = None
+        self.ended = True
 
     def run(self) -> Codestream:
         while (marker := self._marker()) != _EOI:
@@ -103,7 +106,8 @@ class _JpegWalk:
                 self.position = position + 1
                 return data[position]
         if position >= len(data):
-            raise corrupt("the JPEG stream ends without EOI; the file is truncated")
+            self.ended = False
+            return _EOI
         raise corrupt(f"the JPEG stream holds no marker at byte {self.position} where one is due")
 
     def _segment(self) -> bytes:
@@ -146,11 +150,10 @@ class _JpegWalk:
             raise corrupt(f"the JPEG stream has more than {_MAX_SCANS} scans")
         ends = _JPEG_LS_SCAN_END if self.frame.kind == "JPEG-LS" else _JPEG_SCAN_END
         end = ends.search(self.data, self.position)
-        if end is None:
-            raise corrupt("the JPEG stream ends without EOI; the file is truncated")
-        if end.start() == self.position:
+        stop = end.start() if end else len(self.data)
+        if stop == self.position:
             raise corrupt("a JPEG scan is empty")
-        self.position = end.start()
+        self.position = stop
 
     def _application(self, marker: int, segment: bytes) -> None:
         if marker == _APP0 and segment[:4] == b"JFIF" and not self.colour:
@@ -178,6 +181,7 @@ class _JpegWalk:
             length=self.position,
             colour=colour if frame.components == 3 else "",
             lossless=self.lossless,
+            ended=self.ended,
         )
 
 

@@ -73,6 +73,12 @@ class Config(Section, frozen=True):
     gate: Gate = Gate()
     storage: Storage = Storage()
 
+    def judging(self) -> str:
+        """Return the settings that may decide whether a file fails."""
+        limits = self.limits
+        times = (limits.attempt_seconds, limits.floor_seconds, limits.slowest_mib_per_second)
+        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib}"
+
     def resolved(self) -> "Config":
         """Return the configuration with each 0 replaced by what this machine allows."""
         memory = _os.available_memory()

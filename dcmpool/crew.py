@@ -27,6 +27,9 @@ class Phase(StrEnum):
     LOST = "lost"
 
 
+FORKSERVER_SECONDS = 60.0
+"""For the fork server to make a child: it may have to load the codecs first, from a disk that is cold or far away."""
+
 LEGAL: dict[Phase, tuple[type[Message], ...]] = {
     Phase.STARTING: (Ready,),
     Phase.IDLE: (),
@@ -53,6 +56,8 @@ class Worker:
     limit_seconds: float = 0.0
     left_seconds: float = 0.0
     """What was left of the limit when the child began to wait at the gate."""
+    asked_bytes: bool = False
+    asked_writer: bool = False
     remembered: bool = False
     stalled_since: float | None = None
     hung_up: bool = False
@@ -66,9 +71,13 @@ class Worker:
         return self.phase is Phase.IDLE and bool(self.pid) and not self.hung_up
 
     def is_legal(self, message: Message) -> bool:
-        """Whether this child may say this now, about the job that it has."""
+        """Whether this child may say this now, about the job that it has; and ask but once, bytes before the writer."""
+        if not isinstance(message, LEGAL[self.phase]):
+            return False
+        if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
+            return False
         job = getattr(message, "job", None)
-        return isinstance(message, LEGAL[self.phase]) and (job is None or (self.job is not None and job == self.job.id))
+        return job is None or (self.job is not None and job == self.job.id)
 
     def take(self, job: Job, temp: bytes, limit_seconds: float, now: float) -> None:
         """Become busy with a job."""
@@ -80,11 +89,13 @@ class Worker:
         self.begun = now
         self.limit_seconds = limit_seconds
         self.deadline = now + limit_seconds
-        self.remembered = False
+        self.remembered = self.asked_bytes = self.asked_writer = False
 
-    def pause(self, now: float) -> None:
+    def pause(self, wants: Wants, now: float) -> None:
         """Begin to wait at the gate: the limit stands still."""
         self.phase = Phase.WAITING
+        self.asked_bytes = True
+        self.asked_writer = wants.writer
         self.left_seconds = (self.deadline or now) - now
         self.deadline = None
 
@@ -141,10 +152,16 @@ class Crew:
 
     def launch(self, now: float) -> None:
         """Begin a child's life."""
-        worker = Worker(self._next_id, deadline=now + self._limits.start_seconds)
+        worker = Worker(self._next_id, deadline=now + FORKSERVER_SECONDS)
         self._next_id += 1
         self._workers[worker.id] = worker
         self._emit(LaunchChild(worker.id))
+
+    def launched(self, worker: Worker, pid: int, now: float) -> None:
+        """Take note that the child exists; it has to be ready soon."""
+        worker.pid = pid
+        if worker.phase is Phase.STARTING:
+            worker.deadline = now + self._limits.start_seconds
 
     def kill(self, worker: Worker, cause: FailureKind, reason: str, now: float) -> None:
         """End a child for what it did: SIGTERM makes it write its stack, SIGKILL follows after the grace."""

@@ -14,8 +14,8 @@ _STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T"
 
 _FD_CALLS = {
     0: "read", 1: "write", 3: "close", 5: "fstat", 17: "pread64", 18: "pwrite64", 19: "readv",
-    20: "writev", 74: "fsync", 75: "fdatasync", 77: "ftruncate", 91: "fchmod", 93: "fchown", 277: "sync_file_range", 285: "fallocate",
-    295: "preadv", 296: "pwritev", 326: "copy_file_range",
+    20: "writev", 74: "fsync", 75: "fdatasync", 77: "ftruncate", 91: "fchmod", 93: "fchown",
+    277: "sync_file_range", 285: "fallocate", 295: "preadv", 296: "pwritev", 326: "copy_file_range",
 }  # fmt: skip
 _PATH_CALLS = {
     2: "open", 4: "stat", 6: "lstat", 82: "rename", 83: "mkdir", 87: "unlink", 257: "openat", 262: "newfstatat",

@@ -45,7 +45,8 @@ class Layout:
 class Instance:
     """One source file, read and judged.
 
-    `image`, `result` (the Image Pixel Module before and after) and `frames` are there when `outcome` is
+    `flaw` says in words that the Pixel Data is truncated; such an instance is never done, whatever an engine makes of
+    it. `image`, `result` (the Image Pixel Module before and after) and `frames` are there when `outcome` is
     DECOMPRESSED; `codestream` is that of the first Frame. Sizes are bytes of native Pixel Data.
     """
 
@@ -61,6 +62,7 @@ class Instance:
     native_bytes: int = 0
     memory_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
+    flaw: str = ""
 
     @property
     def number_of_frames(self) -> int:
@@ -110,12 +112,12 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
     if pixel_data.length != UNDEFINED:
         raise corrupt("the Transfer Syntax says encapsulated, the Pixel Data is not")
     image = read_image_pixel(source, layout.elements)
+    extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
+    frames = find_frames(source, pixel_data, image.number_of_frames, extended)
+    first, notes, flaw = _check_frames(source, uid, image, frames)
     native_bytes = image.frame_bytes * image.number_of_frames
     if native_bytes > _MAX_NATIVE_BYTES:
         raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
-    extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
-    frames = find_frames(source, pixel_data, image.number_of_frames, extended)
-    first, notes = _check_frames(source, uid, image, frames)
     result = rearranged(image, uid, first)
     return Instance(
         Outcome.DECOMPRESSED,
@@ -130,12 +132,16 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
         native_bytes=native_bytes,
         memory_bytes=_memory_bytes(image, frames, native_bytes),
         notes=notes,
+        flaw=flaw,
     )
 
 
-def _check_frames(source: Source, uid: str, image: ImagePixel, frames: Frames) -> tuple[Codestream, tuple[str, ...]]:
-    """Check each Frame's codestream against the Image Pixel Module; give the first, and what is to be told."""
+def _check_frames(
+    source: Source, uid: str, image: ImagePixel, frames: Frames
+) -> tuple[Codestream, tuple[str, ...], str]:
+    """Check each Frame's codestream against the Image Pixel Module; give the first, what is to be told, the flaw."""
     first: Codestream | None = None
+    flaw = ""
     notes: dict[str, None] = {}
     for index in range(len(frames)):
         try:
@@ -145,10 +151,12 @@ def _check_frames(source: Source, uid: str, image: ImagePixel, frames: Frames) -
                 raise corrupt("its codestream is of another kind than that of Frame 1")
         except Fault as fault:
             raise Fault(fault.kind, f"Frame {index + 1} of {len(frames)}: {fault.reason}") from fault
+        if not found.ended and not flaw:
+            flaw = f"Frame {index + 1} of {len(frames)}: the JPEG stream ends without EOI; the file is truncated"
         first = first or found
     if first is None:
         raise corrupt("the Pixel Data holds no Frame")
-    return first, tuple(notes)
+    return first, tuple(notes), flaw
 
 
 def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:

@@ -7,11 +7,14 @@ Invariants: a path is here once; a job ends once, by `written` and its commit, o
 from collections import deque
 from dataclasses import dataclass, field
 
+from dcmpool.engines import SAME_CODECS
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
 from dcmpool.protocol import Attempt, Ending, Item, Left, Result, Written
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
+_CODECS_FAULT = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
+"""Failures that another engine around the same codec would repeat."""
 _MAX_INTERRUPTIONS = 2
 """How often a job may die with its run or by a signal from outside before it is run last and alone."""
 
@@ -33,8 +36,14 @@ class Job:
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The engines that must not be used again."""
-        return tuple(a.engine for a in self.attempts if a.engine and RETRY[a.kind].then is Then.NEXT_ENGINE)
+        """The engines that must not be used again: those that failed, and what shares their codecs."""
+        tried: dict[str, None] = {}
+        for attempt in self.attempts:
+            if attempt.engine and RETRY[attempt.kind].then is Then.NEXT_ENGINE:
+                tried[attempt.engine] = None
+                if attempt.kind in _CODECS_FAULT and attempt.engine in SAME_CODECS:
+                    tried[SAME_CODECS[attempt.engine]] = None
+        return tuple(tried)
 
 
 class Jobs:

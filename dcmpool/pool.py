@@ -161,7 +161,8 @@ class Pool:
                 self._committed(message, now)
             case Stopped():
                 self.stop(StoppedError(message.reason))
-                self.give_up(now)
+                if message.fatal:
+                    self.give_up(now)
             case _:
                 raise AssertionError(f"unexpected from the clerk: {message}")
 
@@ -209,9 +210,9 @@ class Pool:
 
     # --- events of a child
 
-    def launched(self, number: int, pid: int) -> None:
+    def launched(self, number: int, pid: int, now: float) -> None:
         """The fork server has made the child."""
-        self.crew[number].pid = pid
+        self.crew.launched(self.crew[number], pid, now)
 
     def message(self, number: int, message: Message, now: float) -> None:
         """Take what a child says; what it may not say now ends it."""
@@ -264,6 +265,10 @@ class Pool:
             self._due = now
         else:
             self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
+
+    def proved_dead(self, number: int) -> None:
+        """A child is dead, and how it died is about to be known: nothing can be due from it any more."""
+        self.crew[number].deadline = None
 
     def died(self, number: int, code: int | None, now: float) -> None:
         """A child is proved dead: `code` as `subprocess.Popen.returncode`, None if nobody can know it."""
@@ -356,7 +361,7 @@ class Pool:
         worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.native_bytes))
 
     def _wants(self, worker: Worker, message: Wants, now: float) -> None:
-        worker.pause(now)
+        worker.pause(message, now)
         if message.writer:
             self.gate.request_writer(worker.id)
         else:
@@ -397,7 +402,7 @@ class Pool:
         assert job is not None  # noqa: S101 - callers hold it
         if RETRY[kind].then is Then.STOP:
             self.jobs.abandon(job)
-            self.stop(StoppedError(f"{reason}; make room and run again to resume"))
+            self.stop(StoppedError(f"{reason}: make room"))
             return
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
@@ -426,7 +431,7 @@ class Pool:
                 job, result = entry
                 if RETRY[failure.kind].then is Then.STOP:
                     self.jobs.abandon(job)
-                    self.stop(StoppedError(f"{failure.reason}; make room and run again to resume"))
+                    self.stop(StoppedError(f"{failure.reason}: make room"))
                     continue
                 attempt = Attempt(result.written.engine, failure.kind, failure.reason, "commit", result.written.seconds)
                 self._end(self.jobs.failed(job, attempt), now)
@@ -486,9 +491,7 @@ class Pool:
             files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
             self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
         if now - self._stalled_since >= storage.give_up_seconds and not self.clerk_gave_up:
-            self.stop(
-                StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s; run again to resume")
-            )
+            self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s"))
             self.give_up(now)
 
     def _silences(self) -> list[float]:

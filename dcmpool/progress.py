@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
 _JOIN_SECONDS = 1.0
+_MAX_ACTIVITIES = 16
+_SLOW_SECONDS = 2.0
+"""An attempt that takes longer is shown in another colour."""
 
 
 class Mode(StrEnum):
@@ -177,19 +180,25 @@ class Progress:
 
 
 def _view(snapshot: Snapshot, width: int) -> "RenderableType":
-    from rich.console import Group  # noqa: PLC0415
     from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    bar = ProgressBar(
-        total=max(1, snapshot.walked), completed=snapshot.ended, width=min(width, 80), pulse=not snapshot.walk_complete
+    grid = Table.grid()
+    grid.add_row(
+        ProgressBar(
+            total=max(1, snapshot.walked),
+            completed=snapshot.ended,
+            width=min(width, 80),
+            pulse=not snapshot.walk_complete,
+        )
     )
-    rows = [Text(snapshot.line(), overflow="ellipsis", no_wrap=True)]
-    for activity in snapshot.activities[:16]:
+    grid.add_row(Text(snapshot.line(), overflow="ellipsis", no_wrap=True))
+    for activity in snapshot.activities[:_MAX_ACTIVITIES]:
         stage = activity.stage if activity.phase == "busy" else activity.phase
-        style = "yellow" if activity.seconds > 2 else ""
         label = f"  {stage:8} {activity.seconds:6.1f} s  {shown(activity.path)}"
-        rows.append(Text(label, style=style, overflow="ellipsis", no_wrap=True))
-    if len(snapshot.activities) > 16:
-        rows.append(Text(f"  and {len(snapshot.activities) - 16} more workers"))
-    return Group(bar, *rows)
+        style = "yellow" if activity.seconds > _SLOW_SECONDS else ""
+        grid.add_row(Text(label, style=style, overflow="ellipsis", no_wrap=True))
+    if len(snapshot.activities) > _MAX_ACTIVITIES:
+        grid.add_row(Text(f"  and {len(snapshot.activities) - _MAX_ACTIVITIES} more workers"))
+    return grid

@@ -160,7 +160,8 @@ class Open(Message, frozen=True):
     overwrite: bool
     durable: bool
     run: str
-    version: str
+    judge: str
+    """The version and the settings that decide what fails: failures are settled for them alone."""
 
 
 class More(Message, frozen=True):
@@ -249,7 +250,6 @@ class Opened(Message, frozen=True):
     base: bytes
     """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
-    resumed: bool
 
 
 class Refused(Message, frozen=True):
@@ -316,9 +316,10 @@ class Committed(Message, frozen=True):
 
 
 class Stopped(Message, frozen=True):
-    """The clerk cannot go on (the journal's storage is full, the target is gone)."""
+    """The run cannot go on (the journal's storage is full, the target is gone); if `fatal`, the clerk cannot either."""
 
     reason: str
+    fatal: bool
 
 
 class Finished(Message, frozen=True):

@@ -40,7 +40,7 @@ def print_summary(report: Report, console: "Console") -> None:
     figures = [f"{duration(report.seconds)}", f"{size(report.native_bytes)} native", f"{size(pace)}/s"]
     figures += [f"{n:,} {noun}" for n, noun in ((report.kills, "killed"), (report.retries, "retried")) if n]
     console.print(", ".join(figures), markup=False, highlight=False)
-    console.print(_verdict(report), markup=False, highlight=False)
+    console.print(_verdict(report), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_failures(report: Report, console: "Console") -> None:
@@ -86,7 +86,7 @@ def _syntax_table(report: Report) -> "Table":
 
 def _verdict(report: Report) -> str:
     if report.stopped:
-        return f"stopped: {report.stopped}. The same command resumes (exit code {report.exit_code})"
+        return f"stopped: {report.stopped}; the same command resumes (exit code {report.exit_code})"
     failed = report.counts[Outcome.FAILED]
     if failed:
         return f"{failed:,} of {sum(report.counts.values()):,} failed, all others are complete (exit code 1)"

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dcmpool import __version__, diagnose
+from dcmpool import __version__, _os, diagnose
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
@@ -48,7 +48,7 @@ from dcmpool.report import Report, Tally
 _MAX_HELPER_DEATHS = 3
 _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
-_GOODBYE_SECONDS = 2.0
+_GOODBYE_SECONDS = 0.8
 _OVERRUN_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -77,6 +77,7 @@ class Supervisor:
     ) -> None:
         self._task = task
         self._config = config.resolved()
+        self._judge = f"{__version__} {config.judging()}"
         self._progress = progress
         self._worker_module = worker_module
         self._clock = clock
@@ -100,8 +101,11 @@ class Supervisor:
         ------
         UsageError, LockedError
             SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
+        LaunchError
+            The clerk cannot be started.
         """
-        with selectors.DefaultSelector() as self._selector, self._signals_queued():
+        _os.allow_descriptors()
+        with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._start_clerk()
                 self._start_forkserver()
@@ -128,7 +132,9 @@ class Supervisor:
                 key.data()
             now = self._clock()
             if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
-                self._pool.shift(now - before - timeout)
+                # This process was stopped. The wait that it was in ends without a look at what has come meanwhile, so
+                # all deadlines are as far away as they were before it, and the next wait shows what has come.
+                self._pool.shift(now - before)
             if self._signals >= 2:
                 self._abort()
                 return
@@ -187,7 +193,7 @@ class Supervisor:
     # --- children
 
     def _launch(self, number: int) -> None:
-        child = self._children[number] = Child()
+        child = self._children[number] = Child(self._forkserver)
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
         request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
@@ -196,8 +202,8 @@ class Supervisor:
 
     def _on_channel(self, number: int) -> None:
         child = self._children.get(number)
-        if child is None:
-            return
+        if child is None or child.channel not in self._selector.get_map():
+            return  # closed by an event of the same wait
         now = self._clock()
         try:
             messages, closed = child.receive()
@@ -213,14 +219,17 @@ class Supervisor:
 
     def _on_death(self, number: int) -> None:
         """The pidfd says that the child is dead: hear its last messages, then say so as soon as its status is known."""
-        child = self._children[number]
+        child = self._children.get(number)
+        if child is None or child.is_dead:
+            return
         if child.channel in self._selector.get_map():
             self._on_channel(number)
         self._selector.unregister(child.pidfd)
         child.is_dead = True
-        if child.code is not None:
+        if child.code is not None or child.maker.is_closed:
             self._pool.died(number, child.code, self._clock())
         else:
+            self._pool.proved_dead(number)
             self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
 
     def _on_exited(self, message: Exited) -> None:
@@ -233,9 +242,10 @@ class Supervisor:
             self._pool.died(message.child, message.code, self._clock())
 
     def _give_up_on_codes(self, now: float) -> None:
-        for number in [number for number, deadline in self._awaiting_code.items() if now >= deadline]:
-            del self._awaiting_code[number]
-            self._pool.died(number, None, now)
+        for number, deadline in list(self._awaiting_code.items()):
+            if now >= deadline or self._children[number].maker.is_closed:
+                del self._awaiting_code[number]
+                self._pool.died(number, None, now)
 
     def _signal(self, number: int, signal_number: int) -> None:
         child = self._children[number]
@@ -298,7 +308,7 @@ class Supervisor:
         number = message.child
         self._children[number].launched(message.pid, pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
-        self._pool.launched(number, message.pid)
+        self._pool.launched(number, message.pid, self._clock())
 
     def _on_forkserver_death(self) -> None:
         """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
@@ -315,7 +325,7 @@ class Supervisor:
     # --- the clerk
 
     def _start_clerk(self) -> None:
-        self._clerk = Helper("dcmpool.clerk", packets=False)
+        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
         self._selector.register(self._clerk.pidfd, selectors.EVENT_READ, self._on_clerk_death)
@@ -328,7 +338,7 @@ class Supervisor:
                 overwrite=self._config.work.overwrite,
                 durable=self._config.storage.durable,
                 run=self._run,
-                version=__version__,
+                judge=self._judge,
             )
         )
 
@@ -372,7 +382,10 @@ class Supervisor:
             return
         self._clerk_deaths += 1
         if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
-            self._pool.stop(LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}"))
+            error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
+            if not self._opened:
+                raise error
+            self._pool.stop(error)
             self._pool.give_up(self._clock())
             return
         self._start_clerk()
@@ -381,10 +394,11 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals_queued(self) -> Iterator[None]:
-        """Have signals do nothing but wake the loop."""
+        """Have signals do nothing but wake the loop; those that are ignored (nohup) stay so."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(read, selectors.EVENT_READ, lambda: self._on_signal(read))
-        handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
         old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         try:
             yield
@@ -394,6 +408,17 @@ class Supervisor:
                 signal.signal(number, handler)
             os.close(read)
             os.close(write)
+
+    @contextlib.contextmanager
+    def _orphans_adopted(self) -> Iterator[None]:
+        """Have what a dead fork server leaves behind become ours, and end with the run."""
+        before = _os.children()
+        _os.adopt_orphans()
+        try:
+            yield
+        finally:
+            _os.end_children(_os.children() - before, _GOODBYE_SECONDS)
+            _os.adopt_orphans(wanted=False)
 
     def _on_signal(self, read: int) -> None:
         self._signals += sum(number in _SIGNALS for number in os.read(read, 4096))

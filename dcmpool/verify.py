@@ -9,6 +9,7 @@ other elements are the source's own, byte for byte, but for the named ones. This
 import os
 import struct
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import xxhash
@@ -22,6 +23,7 @@ from dcmpool.source import Source
 _EXPLICIT: Final = b"1.2.840.10008.1.2.1"
 _CHUNK_BYTES: Final = 1 << 20
 _NO_LENGTH: Final = 0xFFFFFFFF
+_MAY_DIFFER: Final = frozenset({0x00280004, 0x00280006, 0x7FE00000, 0x7FE00001, 0x7FE00002, 0x7FE00010})
 _FOUR_BYTE_LENGTH: Final = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 
 
@@ -39,6 +41,7 @@ def check(fd: int, source: Source, instance: Instance, written: Written) -> None
     _demand(size == written.size, f"{size} bytes lie in the file, {written.size} were written")
     if instance.outcome is Outcome.DECOMPRESSED:
         _check_native(fd, size, instance, written)
+        _check_kept(fd, size, source, instance)
     else:
         _demand(size == source.size, "the copy has another size than the source")
         _demand(_digest(fd, 0, size) == written.digest, "the copy's digest differs from the source's")
@@ -76,10 +79,30 @@ def _check_pixel_data(fd: int, part: "_Part | None", instance: Instance, written
     _demand(_digest(fd, part.value, due) == written.digest, "the digest of the Pixel Data differs from the decoder's")
 
 
+def _check_kept(fd: int, size: int, source: Source, instance: Instance) -> None:
+    """Compare the data set's elements with the source's: the same in the same order, but for the named ones."""
+    if instance.layout is None:
+        raise ValueError("nothing was decompressed")
+    before = _kept(source.fd, instance.layout.data_set, source.size)
+    after = (part for part in _kept(fd, 132, size) if part.tag >> 16 != 2)
+    for old, new in zip_longest(before, after):
+        tag = (old or new).tag
+        _demand(old is not None and new is not None and old.tag == new.tag, f"element {tag:08X} was lost or added")
+        _demand(old.end - old.start == new.end - new.start, f"element {tag:08X} has another length than the source's")
+        same = _digest(source.fd, old.start, old.end - old.start) == _digest(fd, new.start, new.end - new.start)
+        _demand(same, f"element {tag:08X} differs from the source's")
+
+
+def _kept(fd: int, offset: int, size: int) -> Iterator["_Part"]:
+    return (part for part in _elements(fd, offset, size) if part.tag not in _MAY_DIFFER)
+
+
 class _Part(NamedTuple):
     tag: int
+    start: int
     value: int
     length: int
+    end: int = 0
 
 
 def _elements(fd: int, offset: int, size: int) -> Iterator[_Part]:
@@ -90,7 +113,7 @@ def _elements(fd: int, offset: int, size: int) -> Iterator[_Part]:
         _demand(part.tag > last, f"element {part.tag:08X} at byte {offset} is out of order")
         last = part.tag
         offset = part.value + part.length if part.length != _NO_LENGTH else _past_sequence(fd, part.value, size)
-        yield part
+        yield part._replace(end=offset)
     _demand(offset == size, "the last element does not end where the file does")
 
 
@@ -101,10 +124,10 @@ def _part(fd: int, offset: int) -> _Part:
     tag = group << 16 | number
     if head[4:6] in _FOUR_BYTE_LENGTH:
         _demand(len(head) == 12, f"the file ends inside an element, at byte {offset}")
-        return _Part(tag, offset + 12, int.from_bytes(head[8:], "little"))
-    if head[4:6].isalpha() and head[4:6].isupper():
-        return _Part(tag, offset + 8, int.from_bytes(head[6:8], "little"))
-    return _Part(tag, offset + 8, int.from_bytes(head[4:8], "little"))
+        return _Part(tag, offset, offset + 12, int.from_bytes(head[8:], "little"))
+    if head[4:6].isalpha() and head[4:6].isupper() and group != 0xFFFE:
+        return _Part(tag, offset, offset + 8, int.from_bytes(head[6:8], "little"))
+    return _Part(tag, offset, offset + 8, int.from_bytes(head[4:8], "little"))
 
 
 def _past_sequence(fd: int, offset: int, size: int) -> int:

@@ -12,7 +12,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ STREAM_BYTES = 64 * 1024 * 1024
 STAGES = tuple(Stage)
 """The board holds an index into this."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UID_CHARACTERS = 64
+"""PS3.5 6.2, UI; a file may hold more."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Channel:
@@ -107,12 +110,20 @@ class Attempt:
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
+            if instance.flaw and not self._order.engine:
+                # An engine that the user names is heard first: that is how one finds what makes a loop hang.
+                raise Fault(FailureKind.CORRUPT, instance.flaw)
             if instance.outcome is Outcome.DECOMPRESSED:
                 failed = self._choose_engine(instance)
                 if failed:
                     return failed
             self._channel.send(
-                Inspected(self._order.job, instance.transfer_syntax_uid, instance.native_bytes, self._engine)
+                Inspected(
+                    self._order.job,
+                    instance.transfer_syntax_uid[:_UID_CHARACTERS],
+                    instance.native_bytes,
+                    self._engine,
+                )
             )
             return self._produce(source, instance)
 
@@ -129,18 +140,34 @@ class Attempt:
 
     def _produce(self, source: Source, instance: Instance) -> Written:
         decompress = instance.outcome is Outcome.DECOMPRESSED
-        streamed = (instance.memory_bytes if decompress else source.size) > STREAM_BYTES
-        self._need_bytes(min(instance.memory_bytes if decompress else source.size, STREAM_BYTES))
+        size = instance.memory_bytes if decompress else source.size
+        streamed = size > STREAM_BYTES
+        self._need_bytes(min(size, STREAM_BYTES), ask=streamed)
         frames: Iterable[bytes | memoryview] = ()
         if decompress:
             self._enter(Stage.DECODE)
             scratch = Path(os.environ["TMPDIR"])
             scratch.mkdir(mode=0o700, exist_ok=True)
-            frames = engines.decode(self._engine, instance, source, scratch)
+            frames = self._staged(engines.decode(self._engine, instance, source, scratch))
+            if instance.flaw:
+                deque(frames, maxlen=0)
+                raise Fault(FailureKind.CORRUPT, instance.flaw)
             if not streamed:
                 frames = list(frames)
         self._need_writer()
         return self._write(source, instance, frames)
+
+    def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
+        iterator = iter(frames)
+        while True:
+            around = self._stage
+            self._enter(Stage.DECODE)
+            frame = next(iterator, None)
+            self._enter(around)
+            if frame is None:
+                return
+            yield frame
 
     def _write(self, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
         self._enter(Stage.WRITE)
@@ -161,7 +188,8 @@ class Attempt:
             source.check_unchanged()
             mtime_ns = os.fstat(fd).st_mtime_ns
         except BaseException:
-            os.unlink(self._order.temp)
+            with contextlib.suppress(OSError):  # what keeps it from being removed is not what happened first
+                os.unlink(self._order.temp)
             raise
         finally:
             os.close(fd)
@@ -169,7 +197,7 @@ class Attempt:
             job=self._order.job,
             outcome=instance.outcome,
             engine=self._engine,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid[:_UID_CHARACTERS],
             source_size=source.size,
             source_mtime_ns=source.mtime_ns,
             size=written.size,
@@ -181,8 +209,9 @@ class Attempt:
             notes=instance.notes[:16],
         )
 
-    def _need_bytes(self, size: int) -> None:
-        if size > self._bytes:
+    def _need_bytes(self, size: int, *, ask: bool) -> None:
+        """Have `size` bytes granted. A large instance asks even so, to learn the limit that goes with its size."""
+        if ask or size > self._bytes:
             self._wait(Wants(self._order.job, bytes=size))
             self._bytes, self._writer = size, False
 
@@ -212,7 +241,8 @@ class Attempt:
         os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
 
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
-        return Left(self._order.job, outcome, instance.transfer_syntax_uid, source.size, source.mtime_ns, reason)
+        uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
+        return Left(self._order.job, outcome, uid, source.size, source.mtime_ns, reason)
 
     def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
         return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)

@@ -230,7 +230,7 @@ class World:
         """Let the fork server say that it made this child."""
         if not child.pid:
             child.pid = next(self._pids)
-            self.step(lambda: self.pool.launched(child.id, child.pid))
+            self.step(lambda: self.pool.launched(child.id, child.pid, self.now))
 
     def say(self, child: SimChild, message: Message) -> None:
         """Let a child send a message, legal or not."""

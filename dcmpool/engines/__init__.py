@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from dcmpool.instance import Instance
     from dcmpool.source import Source
 
-_JPEG_LOSSY: Final = ("gdcm", "gdcmconv", "pylibjpeg")
 _JPEG_2000: Final = ("pylibjpeg", "gdcm", "gdcmconv")
 _HTJ2K: Final = ("pylibjpeg",)
 
-# Transfer Syntax UID -> engines, the best first. Here pylibjpeg stands for its OpenJPEG and RLE plug-ins; for the
-# JPEG family it needs pylibjpeg-libjpeg, which fills what is missing from a damaged stream in silence, so it is last.
+# Transfer Syntax UID -> engines, the best first. An engine is only here if it does not stay silent when a stream
+# lost bytes in its middle: GDCM prints (and its fd 2 is watched), CharLS and OpenJPEG raise. So pylibjpeg stands for
+# its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg fills what is missing, and says nothing.
 ORDER: Final[Mapping[str, tuple[str, ...]]] = {
-    "1.2.840.10008.1.2.4.50": _JPEG_LOSSY,
+    "1.2.840.10008.1.2.4.50": ("gdcm", "gdcmconv"),
     # pydicom's gdcm plug-in refuses .51 over 8 bits, gdcmconv does not; neither has .53 and .55.
-    "1.2.840.10008.1.2.4.51": ("gdcmconv", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.51": ("gdcmconv", "gdcm"),
     "1.2.840.10008.1.2.4.53": ("gdcmconv",),
     "1.2.840.10008.1.2.4.55": ("gdcmconv",),
-    "1.2.840.10008.1.2.4.57": ("gdcm", "gdcmconv", "pylibjpeg"),
-    "1.2.840.10008.1.2.4.70": ("gdcm", "gdcmconv", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.57": ("gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.70": ("gdcm", "gdcmconv"),
     # CharLS 2.4 (pyjpegls) refuses what makes GDCM's 2.0 spin.
-    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "gdcmconv", "pylibjpeg"),
-    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "gdcmconv", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "gdcmconv"),
     # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
     "1.2.840.10008.1.2.4.90": _JPEG_2000,
     "1.2.840.10008.1.2.4.91": _JPEG_2000,
@@ -46,6 +46,9 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
 }
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
+
+SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
+"""Engines around the same code: what one fails at while it decodes, the other need not try."""
 
 
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:

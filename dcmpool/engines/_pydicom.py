@@ -11,7 +11,7 @@ from pydicom.uid import UID
 
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
-from dcmpool.engines._stderr import watched
+from dcmpool.engines._stderr import Printed, watched
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
@@ -45,7 +45,7 @@ def decode_frames(plugin: str, instance: Instance, source: Source) -> Iterator[D
         try:
             yield _decode_frame(decoder.as_buffer, plugin, data, options)
         except _DecoderError as error:
-            raise corrupt(f"Frame {index + 1} of {len(instance.frames)}: {error}") from error
+            raise corrupt(f"Frame {index + 1} of {len(instance.frames)}: the decoder says: {error}") from error
 
 
 class _DecoderError(Exception):
@@ -55,23 +55,23 @@ class _DecoderError(Exception):
 def _decode_frame(
     as_buffer: Callable[..., tuple[Any, dict[str, Any]]], plugin: str, data: bytes, options: dict[str, Any]
 ) -> Decoded:
-    with watched() as printed, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frame, properties = as_buffer(
-                encapsulate([data], has_bot=False), decoding_plugin=plugin, validate=False, **options
-            )
-        except MemoryError:
+    printed = Printed()
+    try:
+        with watched(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encapsulated = encapsulate([data], has_bot=False)
+            frame, properties = as_buffer(encapsulated, decoding_plugin=plugin, validate=False, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise whatever they like; each means the same here
+        raise _DecoderError(printed.text or _reason(error)) from error
+    except BaseException as error:
+        # Rust's PanicException derives from BaseException; what is no panic is not ours.
+        if type(error).__name__ != "PanicException":
             raise
-        except Exception as error:
-            raise _DecoderError(_reason(error)) from error
-        except BaseException as error:
-            # Rust's PanicException derives from BaseException; what is no panic is not ours.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise _DecoderError("the decoder panicked") from error
+        raise _DecoderError("it panicked") from error
     if printed.text:
-        raise _DecoderError(f"the decoder says: {printed.text}")
+        raise _DecoderError(printed.text)
     return Decoded(frame, int(properties["bits_allocated"]), int(properties.get("planar_configuration", 0)))
 
 
@@ -95,6 +95,8 @@ def _options(image: ImagePixel, codestream: Codestream) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Give the last line of the decoder's own words, one line."""
+    if "'NoneType' object" in str(error):  # the plug-in trips over GDCM, which gave it nothing
+        return "no picture comes out"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = lines[-1] if lines else type(error).__name__
     return "".join(c if c.isprintable() and c.isascii() else "?" for c in words)[:200]

@@ -14,15 +14,14 @@ _HARMLESS: Final = ("Unsupported JPEG data precision", "Invalid SOS parameters f
 
 
 class Printed:
-    """Text that was printed while it was watched, `text` being its first line in plain characters."""
+    """What was printed: `text` is its first line that is no harmless one, empty if there is none."""
 
     text: str = ""
 
 
 @contextmanager
-def watched() -> Iterator[Printed]:
+def watched(printed: Printed) -> Iterator[None]:
     """Send fd 2 to a sealed memory file for a while: text beyond 64 KiB is refused by the kernel, never waits."""
-    printed = Printed()
     sys.stderr.flush()
     saved = os.dup(2)
     file = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -31,7 +30,7 @@ def watched() -> Iterator[Printed]:
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         os.dup2(file, 2)
         try:
-            yield printed
+            yield
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)

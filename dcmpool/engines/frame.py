@@ -69,8 +69,9 @@ def _native(decoded: Decoded, image: ImagePixel, codestream: Codestream, *, conv
 def _conformed(array: NDArray[Any], image: ImagePixel, codestream: Codestream) -> NDArray[Any]:
     """Check the samples against the codestream's precision and give them the container and sign of the header.
 
-    A signed sample fills its container with its sign; so do samples that a codestream cannot mark as signed,
-    and the other way round: the bits up to the precision stay the same.
+    The bits up to the precision stay the same. Signed samples fill the rest of their container with their sign,
+    also those of a codestream that does not know signs. If its precision is below Bits Stored, its highest bit may
+    be a sign that the encoder cut short or may be not: where it is used, the Frame is refused.
     """
     precision, bits = codestream.precision, array.itemsize * 8
     if precision < bits:
@@ -78,6 +79,9 @@ def _conformed(array: NDArray[Any], image: ImagePixel, codestream: Codestream) -
         wrong = (high != 0) & (high != -1) if codestream.signed else high != 0
         if wrong.any():
             raise _WrongError(f"the engine gave a sample outside the range of {precision} bits")
+        signless = image.pixel_representation and not codestream.signed and precision < image.bits_stored
+        if signless and (array >> (precision - 1)).any():
+            raise _WrongError(f"{precision}-bit samples whose sign cannot be told: Bits Stored is {image.bits_stored}")
         kind = "i" if image.pixel_representation else "u"
         array = (array << (bits - precision)).view(f"<{kind}{array.itemsize}") >> (bits - precision)
     return array.astype(f"<{'i' if image.pixel_representation else 'u'}{image.bits_allocated // 8}", copy=False)

@@ -9,9 +9,11 @@ import os
 import struct
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from dcmpool import _os
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, corrupt, walk
 from dcmpool.engines._stderr import complaint
@@ -23,7 +25,8 @@ from dcmpool.model import FailureKind
 from dcmpool.source import Source, open_source
 
 _UID: Final = b"1.2.826.0.1.3680043.8.498.1"  # under pydicom's root; never leaves the scratch directory
-_SECONDARY_CAPTURE: Final = b"1.2.840.10008.5.1.4.1.1.7"
+# Ultrasound Multi-frame Image: GDCM does not write several signed Frames as Secondary Capture.
+_SOP_CLASS: Final = b"1.2.840.10008.5.1.4.1.1.3.1"
 _FILE_META_END: Final = 132 + 12
 _SAID_BYTES: Final = 1 << 16
 
@@ -50,9 +53,12 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
             stderr=output,
             env=_environment(binary, scratch),
             check=False,
+            preexec_fn=partial(_os.die_with_parent, os.getpid()),
         )
     with said.open("rb") as printed:
-        words = complaint(printed.read(_SAID_BYTES))
+        words = complaint(printed.read(_SAID_BYTES)).replace(f"{scratch}/", "")
+    if done.returncode < 0:
+        raise Fault(FailureKind.CRASHED, f"gdcmconv was killed by signal {-done.returncode}")
     if done.returncode or words:
         raise corrupt(f"gdcmconv exits {done.returncode}" + (f" and says: {words}" if words else ""))
     with open_source(os.fsencode(made)) as result:
@@ -74,14 +80,14 @@ def _environment(binary: Path, scratch: Path) -> dict[str, str]:
 
 
 def _write_input(file: BinaryIO, instance: Instance, source: Source) -> None:
-    """Write a Secondary Capture image around the encoded Frames, one fragment each, with an empty offset table."""
+    """Write a minimal image around the encoded Frames, one fragment each, with an empty offset table."""
     image, frames, codestream = instance.image, instance.frames, instance.codestream
     if image is None or frames is None or codestream is None:
         raise ValueError("nothing to decode")
     uid = instance.transfer_syntax_uid
     meta = (
         _element(0x00020001, b"OB", b"\x00\x01")
-        + _element(0x00020002, b"UI", _SECONDARY_CAPTURE)
+        + _element(0x00020002, b"UI", _SOP_CLASS)
         + _element(0x00020003, b"UI", _UID)
         + _element(0x00020010, b"UI", uid.encode())
         + _element(0x00020012, b"UI", _UID)
@@ -108,7 +114,7 @@ def _header(image: ImagePixel, codestream: Codestream) -> bytes:
         0x00280103: int(codestream.signed),
     }
     parts = [
-        _element(0x00080016, b"UI", _SECONDARY_CAPTURE),
+        _element(0x00080016, b"UI", _SOP_CLASS),
         _element(0x00080018, b"UI", _UID),
         _element(0x00280002, b"US", struct.pack("<H", image.samples_per_pixel)),
         _element(0x00280004, b"CS", colour.encode()),

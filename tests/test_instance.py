@@ -1,0 +1,183 @@
+"""What a file is, and whether it is whole, before any decoder sees it."""
+
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from dcmpool.errors import Fault
+from dcmpool.instance import Instance, inspect
+from dcmpool.model import FailureKind, Outcome
+from dcmpool.source import open_source
+from tests import reference
+from tests.reference import ENCODERS, Made, decompress, encapsulated, encoded, pixels, real_slice, shipped, write
+
+ALL = list(ENCODERS)
+
+
+def inspected(path: Path) -> Instance:
+    with open_source(os.fsencode(path)) as source:
+        return inspect(source)
+
+
+def refusal(path: Path) -> Fault:
+    """Return why the instance is never done: it is refused at once, or known to be truncated."""
+    try:
+        found = inspected(path)
+    except Fault as fault:
+        return fault
+    assert found.flaw, "not refused"
+    return Fault(FailureKind.CORRUPT, found.flaw)
+
+
+@pytest.mark.parametrize("uid", ALL)
+def test_an_encoded_instance_is_measured(uid: str, tmp_path: Path) -> None:
+    found = inspected(write(tmp_path, encoded(uid, np.stack([real_slice()] * 3))))
+    assert (found.outcome, found.transfer_syntax_uid) == (Outcome.DECOMPRESSED, uid)
+    assert (found.number_of_frames, found.frame_bytes, found.native_bytes) == (3, 32768, 98304)
+    assert found.memory_bytes > found.native_bytes
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("uid", ALL)
+def test_a_frame_cut_anywhere_is_refused(uid: str, tmp_path: Path) -> None:
+    frame = real_slice()[:24, :24]
+    stream = ENCODERS[uid](frame)
+    for length in range(len(stream) - 2):
+        fault = refusal(write(tmp_path, Made(uid, frame[None], [stream[:length]])))
+        assert fault.kind is FailureKind.CORRUPT, length
+
+
+@pytest.mark.parametrize("uid", ALL)
+def test_a_file_cut_anywhere_is_refused(uid: str, tmp_path: Path) -> None:
+    made = encoded(uid, real_slice()[None, :24, :24])
+    whole = made.to_bytes()
+    path = tmp_path / "cut.dcm"
+    for length in range(len(whole) - len(reference.encapsulated(made.fragments)) + 1, len(whole)):
+        path.write_bytes(whole[:length])
+        assert refusal(path).kind is FailureKind.CORRUPT, length
+
+
+@pytest.mark.parametrize("uid", ALL)
+@pytest.mark.parametrize("wrong", ["rows", "columns", "bits", "samples"])
+def test_a_header_that_contradicts_the_codestream_is_refused(uid: str, wrong: str, tmp_path: Path) -> None:
+    made = encoded(uid, real_slice()[None])
+    shape = {"rows": (1, 64, 128), "columns": (1, 128, 256), "samples": (1, 128, 128, 3)}.get(wrong, (1, 128, 128))
+    kind = "u4" if wrong == "bits" else "u2"
+    assert refusal(write(tmp_path, replace(made, frames=np.zeros(shape, kind)))).kind is FailureKind.CORRUPT
+
+
+@pytest.mark.parametrize("count", [2, 1_000_000, 2_147_483_647])
+def test_missing_frames_are_refused(count: int, tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None], number_of_frames=count))
+    assert "Number of Frames" in refusal(path).reason
+
+
+def halves(stream: bytes) -> list[bytes]:
+    middle = len(stream) // 4 * 2
+    return [stream[:middle], stream[middle:]]
+
+
+@pytest.mark.parametrize("uid", ALL)
+@pytest.mark.parametrize("table", ["basic", "extended", "none", "wrong"])
+def test_frames_of_several_fragments_are_found(uid: str, table: str, tmp_path: Path) -> None:
+    frames = np.stack([real_slice(), real_slice()[::-1], real_slice()[:, ::-1]])
+    parts = [halves(ENCODERS[uid](frame)) for frame in frames]
+    starts = [sum(8 + len(reference.even(part)) for parts_ in parts[:n] for part in parts_) for n in range(3)]
+    fragments = [part for parts_ in parts for part in parts_]
+    basic = struct.pack("<3L", *starts) if table == "basic" else b""
+    if table == "wrong":
+        basic = struct.pack("<3L", *(start + 2 for start in starts))
+    made = Made(uid, frames, fragments, pixel_data=encapsulated(fragments, basic))
+    if table == "extended":
+        made.tables = reference.element(0x7FE00001, b"OV", struct.pack("<3Q", *starts))
+        made.tables += reference.element(0x7FE00002, b"OV", struct.pack("<3Q", 1, 1, 1))
+    path = write(tmp_path, made)
+    if uid == reference.RLE and table in ("none", "wrong"):  # nothing in an RLE frame marks its start
+        assert refusal(path).kind is FailureKind.CORRUPT
+    else:
+        assert np.array_equal(pixels(decompress(path, tmp_path)), frames)
+
+
+def test_native_and_other_files_are_told_apart(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_bytes(b"no DICOM at all, and longer than a preamble would be" * 9)
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert inspected(shipped("CT_small.dcm")).outcome is Outcome.COPIED
+    assert inspected(shipped("rtplan.dcm")).outcome is Outcome.COPIED
+    assert inspected(shipped("ExplVR_LitEndNoMeta.dcm")).outcome is Outcome.COPIED
+    assert inspected(other).outcome is Outcome.OTHER
+    assert inspected(empty).outcome is Outcome.OTHER
+
+
+def test_video_is_kept(tmp_path: Path) -> None:
+    made = Made("1.2.840.10008.1.2.4.102", real_slice()[None], [b"\x00\x00\x00\x01"])
+    assert inspected(write(tmp_path, made)).outcome is Outcome.KEPT
+
+
+def test_compressed_bytes_labelled_native_are_refused(tmp_path: Path) -> None:
+    made = encoded(reference.JPEG_LS, real_slice()[None])
+    as_fragments = replace(made, uid=reference.EXPLICIT)
+    as_value = replace(as_fragments, pixel_data=reference.element(0x7FE00010, b"OW", made.fragments[0]))
+    assert refusal(write(tmp_path, as_fragments)).kind is FailureKind.CORRUPT
+    assert refusal(write(tmp_path, as_value)).kind is FailureKind.CORRUPT
+
+
+def test_truncated_native_pixel_data_is_refused() -> None:
+    assert refusal(shipped("MR_truncated.dcm")).kind is FailureKind.CORRUPT
+
+
+def test_nesting_of_any_depth_is_walked(tmp_path: Path) -> None:
+    depth = 100_000
+    opening = b"\x40\x00\x60\xa7SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    closing = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    made = encoded(reference.RLE, real_slice()[None], before=b"")
+    made.tables = opening * depth + closing * depth
+    made.before = b""
+    path = write(tmp_path, made)
+    assert np.array_equal(pixels_of(path, tmp_path), real_slice().view("u2"))
+
+
+def pixels_of(path: Path, folder: Path) -> reference.Array:
+    data = decompress(path, folder).read_bytes()
+    return np.frombuffer(data[-32768:], "<u2").reshape(128, 128)
+
+
+def test_a_length_that_no_file_holds_takes_no_memory(tmp_path: Path) -> None:
+    made = encoded(reference.RLE, real_slice()[None])
+    made.before = b"\x09\x00\x10\x10OB\x00\x00\xf0\xff\xff\xff"
+    assert "claims 4294967280 bytes" in refusal(write(tmp_path, made)).reason
+
+
+def test_a_source_that_cannot_be_opened_is_a_read_fault(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("missing", "fifo", "."):
+        with pytest.raises(Fault) as caught, open_source(os.fsencode(tmp_path / name)):
+            pass
+        assert caught.value.kind is FailureKind.READ
+
+
+def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None]))
+    with open_source(os.fsencode(path)) as source:
+        source.check_unchanged()
+        os.utime(path, ns=(0, 0))
+        with pytest.raises(Fault) as caught:
+            source.check_unchanged()
+    assert caught.value.kind is FailureKind.CHANGED
+
+
+def test_a_missing_tile_is_refused(tmp_path: Path) -> None:
+    stream = bytes(imagecodecs.htj2k_encode(real_slice(), reversible=True, tile=(64, 64)))
+    first = stream.index(b"\xff\x90\x00\x0a")
+    length = int.from_bytes(stream[first + 6 : first + 10], "big")
+    assert stream[first + length : first + length + 4] == b"\xff\x90\x00\x0a"
+    made = Made(reference.HTJ2K, real_slice()[None], [stream])
+    assert np.array_equal(pixels(decompress(write(tmp_path, made), tmp_path))[0], real_slice())
+    made.fragments = [stream[:first] + stream[first + length :]]
+    assert refusal(write(tmp_path, made)).reason == "Frame 1 of 1: 1 of 4 tiles are missing from the JPEG 2000 stream"
