@@ -28,9 +28,9 @@ class Place:
     def target(self) -> Target:
         return Target(os.fsencode(self.root), self.in_place, self.overwrite, durable=True)
 
-    def journal(self, run: str = "run1", version: str = "1.0") -> Journal:
+    def journal(self, run: str = "run1", judge: str = "1.0") -> Journal:
         """Open its journal."""
-        return Journal(os.path.join(self.target.state, b"journal.sqlite"), run, version)
+        return Journal(os.path.join(self.target.state, b"journal.sqlite"), run, judge)
 
     def result(self, path: str, content: str, job: int = 1, source_size: int = 3) -> Result:
         """Write a temp file with the source's time, and return it as a result."""

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,12 +27,15 @@ def ending(path: bytes = b"CT", kind: FailureKind | None = FailureKind.CORRUPT) 
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for name in place.temps():
+        place.target.discard(name)
 
 
 def test_a_result_is_found_again_by_its_path(place: Place) -> None:
-    """Source, result, engine, digest, run and version, from another connection too."""
+    """Source, result, engine, digest, run and judge, from another connection too."""
     with closing(place.journal()) as journal:
         journal.settle([place.result("a/CT", "pixels")], [])
     with closing(place.journal("run2")) as journal:
@@ -41,7 +45,7 @@ def test_a_result_is_found_again_by_its_path(place: Place) -> None:
         assert (row.outcome, row.kind, row.reason) == (Outcome.DECOMPRESSED, None, "")
         assert (row.transfer_syntax_uid, row.engine, row.native_bytes) == (SYNTAX, "gdcm", 8)
         assert (row.result_size, row.result_mtime_ns, row.digest) == (6, MTIME_NS, b"pixels".hex())
-        assert (row.seconds, row.run, row.version) == (1.5, "run1", "1.0")
+        assert (row.seconds, row.run, row.judge) == (1.5, "run1", "1.0")
         assert journal.find(b"a/CT2") is None
 
 
@@ -108,8 +112,8 @@ def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
         assert [bool(journal.find(path)) for path in (b"a", b"b", b"c")] == [True, True, False]
 
 
-def test_content_decides_only_where_the_table_says_so_and_for_this_version(place: Place) -> None:
-    """Another version may have learned to read it."""
+def test_content_decides_only_where_the_table_says_so_and_for_this_judge(place: Place) -> None:
+    """Another version, or another set of engines, may be able to read it."""
     with closing(place.journal()) as journal:
         for kind in FailureKind:
             journal.settle([], [ending(kind.encode(), kind)])
@@ -120,21 +124,25 @@ def test_content_decides_only_where_the_table_says_so_and_for_this_version(place
         row = journal.find(b"CT")
         assert row is not None
         assert not journal.is_content(row)
-    with closing(place.journal(version="1.1")) as journal:
+    with closing(place.journal(judge="1.1")) as journal:
         for kind in FailureKind:
             row = journal.find(kind.encode())
             assert row is not None
             assert not journal.is_content(row)
 
 
-def test_a_run_knows_whether_there_was_one_before(place: Place) -> None:
-    """What is resumed is said; a clerk that begins the same run again resumes nothing."""
+def test_the_directories_of_the_last_run_are_known(place: Place) -> None:
+    """So that a TARGET is not mixed with another SOURCE; a clerk that begins the same run again changes nothing."""
     with closing(place.journal("run1")) as journal:
-        assert not journal.begin_run(b"/source")
-        assert not journal.begin_run(b"/source")
-        journal.end_run(75, complete=False)
+        assert journal.directories() is None
+        journal.begin_run(b"/source", b"/target")
+        assert journal.directories() == (b"/source", b"/target")
     with closing(place.journal("run2")) as journal:
-        assert journal.begin_run(b"/source")
+        journal.begin_run(b"/elsewhere", b"/target")
+        journal.end_run(75, complete=False)
+    with closing(place.journal("run1")) as journal:
+        journal.begin_run(b"/source", b"/target")
+        assert journal.directories() == (b"/elsewhere", b"/target")
 
 
 def test_a_journal_of_a_newer_program_is_refused(place: Place) -> None:
