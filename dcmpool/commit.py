@@ -63,6 +63,7 @@ class Target:
         sqlite3.Error
             The journal cannot be written; nothing is acknowledged, and all may be repeated.
         """
+        results = list({result.temp: result for result in results}.values())
         failures = [failure for result in results if (failure := self._objection(result, journal))]
         refused = {failure.job for failure in failures}
         fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
@@ -91,6 +92,7 @@ class Target:
                 done.append(intent.row)
             else:
                 undone.append(intent.path)
+                _remove(_beside(intent.temp, self.final(intent.path)))
         self.sync({os.path.dirname(self.final(row.path)) for row in done})
         if done or undone:
             journal.resolve(done, undone)
@@ -103,7 +105,10 @@ class Target:
 
     def discard(self, name: bytes) -> None:
         """Remove a temp file or a private folder of a dead child."""
-        path = os.path.join(self.temp, os.path.basename(name))
+        name = os.path.basename(name)
+        if name in (b"", b".", b".."):
+            return
+        path = os.path.join(self.temp, name)
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -153,28 +158,35 @@ class Target:
     def _rename(self, result: Result) -> None:
         final = self.final(result.path)
         try:
-            os.rename(result.temp, final)
+            self._move(result.temp, final)
         except FileNotFoundError:
             self.make_directory(os.path.dirname(final))
-            os.rename(result.temp, final)
+            self._move(result.temp, final)
+
+    def _move(self, temp: bytes, final: bytes) -> None:
+        try:
+            os.rename(temp, final)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._move_across(result.temp, final)
+            self._move_across(temp, final)
 
     def _move_across(self, temp: bytes, final: bytes) -> None:
-        """Rename where the final directory is on another file system than the temp folder: copy beside it first."""
-        beside = os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
+        """Rename where the final directory is on another file system than the temp folder: copy beside it first.
+
+        The temp file goes before the rename, since it is by its absence that `recover` knows a rename.
+        """
+        beside = _beside(temp, final)
         try:
             shutil.copy2(temp, beside)
             if self.durable:
                 with open(beside, "rb") as file:
                     os.fsync(file.fileno())
+            _remove(temp)
             os.rename(beside, final)
         except OSError:
             _remove(beside)
             raise
-        _remove(temp)
 
     def _took_place(self, intent: Intent) -> bool:
         try:
@@ -187,6 +199,10 @@ class Target:
 def is_as_written(status: os.stat_result, row: Row) -> bool:
     """Whether a file of TARGET still is the one that the journal knows."""
     return (status.st_size, status.st_mtime_ns) == (row.result_size, row.result_mtime_ns)
+
+
+def _beside(temp: bytes, final: bytes) -> bytes:
+    return os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
 
 
 def _failure(result: Result, error: OSError) -> CommitFailure:

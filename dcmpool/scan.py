@@ -96,7 +96,7 @@ def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[in
 
 def _unseen(full: bytes, path: bytes, error: OSError | ValueError) -> Note:
     """Name a path that cannot be looked at; a link that leads nowhere is no failure."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         if os.path.islink(full):
             return Note(path, None, "a link to nothing")
         return Note(path, FailureKind.READ, "no such file")
