@@ -53,15 +53,16 @@ def name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def walk(source: Source, offset: int, *, explicit: bool) -> Iterator[Element]:
-    """Give the elements of the data set from `offset` to the end of the file, not those inside sequences.
+def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None) -> Iterator[Element]:
+    """Give the elements of the data set from `offset` to `end` (that of the file), not those inside sequences.
 
     Raises
     ------
     Fault
         CORRUPT where an element does not fit into the file.
     """
-    while offset < source.size:
+    end = source.size if end is None else end
+    while offset < end:
         element = element_at(source, offset, explicit=explicit)
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
@@ -85,6 +86,28 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
     if length != UNDEFINED and value + length > source.size:
         raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.size - value}")
     return Element(tag, vr, offset, value, length, value + length)
+
+
+def walk_item(source: Source, item: int) -> tuple[list[Element], int]:
+    """Give the elements of the sequence item whose tag is at `item`, Explicit VR, and the offset after the item.
+
+    Raises
+    ------
+    Fault
+        CORRUPT where no item is there, or it does not hold its elements.
+    """
+    tag, length = _item(source, item)
+    if tag != ITEM:
+        raise corrupt(f"a sequence holds {name(tag)} where an Item is due")
+    end = source.size if length == UNDEFINED else item + 8 + length
+    found: list[Element] = []
+    for element in walk(source, item + 8, explicit=True, end=end):
+        if element.tag == ITEM_DELIMITATION and length == UNDEFINED:
+            return found, element.end
+        found.append(element)
+    if length == UNDEFINED or (found and found[-1].end != end):
+        raise corrupt("an Item of a sequence does not end where it should")
+    return found, end
 
 
 def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,12 @@ the Image Pixel Module; what the native result will be is decided here, whatever
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dcmpool import codestream, syntaxes
 from dcmpool.codestream import Codestream
-from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, element_at, name, shows_vr, walk
+from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, element_at, name, shows_vr, walk, walk_item
 from dcmpool.encapsulated import Frames, find_frames
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
@@ -22,7 +22,10 @@ from dcmpool.source import Source
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _SOP_CLASS_UID: Final = 0x00080016
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
-_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, 0x00080018, 0x00880200})  # and SOP Instance UID, Icon Image Sequence
+ICON_GROUP_LENGTH: Final = 0x00880000
+ICON_IMAGE_SEQUENCE: Final = 0x00880200
+_SOP_INSTANCE_UID: Final = 0x00080018
+_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID, ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE})
 _PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 _MAX_NATIVE_BYTES: Final = 0xFFFFFFFE  # a 32-bit length, and even (PS3.5 7.1.1)
 
@@ -47,7 +50,8 @@ class Instance:
 
     `flaw` says in words that the Pixel Data is truncated; such an instance is never done, whatever an engine makes of
     it. `image`, `result` (the Image Pixel Module before and after) and `frames` are there when `outcome` is
-    DECOMPRESSED; `codestream` is that of the first Frame. Sizes are bytes of native Pixel Data.
+    DECOMPRESSED; `codestream` is that of the first Frame. Sizes are bytes of native Pixel Data. `icon` is there when
+    that of the Icon Image Sequence must be decoded too.
     """
 
     outcome: Outcome
@@ -63,11 +67,22 @@ class Instance:
     memory_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
     flaw: str = ""
+    icon: "Icon | None" = None
 
     @property
     def number_of_frames(self) -> int:
         """Frames to be decoded; 0 if there is nothing to decode."""
         return 0 if self.frames is None else len(self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Icon:
+    """An encapsulated Icon Image: its own small `instance`, in the one item (offsets `start` to `end`, bytes) of
+    the Icon Image Sequence."""
+
+    instance: Instance
+    start: int
+    end: int
 
 
 def inspect(source: Source) -> Instance:
@@ -102,7 +117,11 @@ def inspect(source: Source) -> Instance:
         raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
     if not explicit:
         raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
-    return _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+    instance = _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+    icon = _icon(source, uid, elements)
+    if icon is None:
+        return instance
+    return replace(instance, icon=icon, memory_bytes=instance.memory_bytes + icon.instance.memory_bytes)
 
 
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
@@ -134,6 +153,27 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
         notes=notes,
         flaw=flaw,
     )
+
+
+def _icon(source: Source, uid: str, elements: Mapping[int, Element]) -> Icon | None:
+    """Read the Icon Image Sequence (PS3.3 F.7) where its Pixel Data is encapsulated, as PS3.5 A.4 allows."""
+    sequence = elements.get(ICON_IMAGE_SEQUENCE)
+    if sequence is None or sequence.vr != b"SQ" or sequence.end - sequence.value < 16:
+        return None
+    try:
+        inside, end = walk_item(source, sequence.value)
+        pixel_data = next((e for e in inside if e.tag == PIXEL_DATA and e.length == UNDEFINED), None)
+        if pixel_data is None:
+            return None
+        if end < sequence.end - (8 if sequence.length == UNDEFINED else 0):
+            raise corrupt("more than one Item, PS3.3 F.7 allows one")
+        layout = Layout(preamble=False, meta={}, data_set=sequence.value + 8, elements={e.tag: e for e in inside})
+        instance = _encapsulated(source, uid, "", layout, pixel_data)
+        if instance.flaw:
+            raise corrupt(instance.flaw)
+    except Fault as fault:
+        raise Fault(fault.kind, f"Icon Image Sequence: {fault.reason}") from fault
+    return Icon(instance, sequence.value, end)
 
 
 def _check_frames(

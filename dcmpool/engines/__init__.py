@@ -62,7 +62,8 @@ def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str,
 def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
     """Give the native Frames in order: little endian, colour by pixel, as `instance.result` says.
 
-    `scratch` is a private directory for engines that need files.
+    Where `instance.icon` is there, its one Frame comes first. `scratch` is a private directory for engines that need
+    files.
 
     Raises
     ------
@@ -73,4 +74,5 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
     engine = importlib.import_module(f"dcmpool.engines.{name}")
-    return frame.finished(instance, engine.decode(instance, source, scratch))  # type: ignore[no-any-return]  # by name
+    pictures = ([instance.icon.instance] if instance.icon else []) + [instance]
+    return (native for each in pictures for native in frame.finished(each, engine.decode(each, source, scratch)))
