@@ -333,6 +333,7 @@ def rle(data: bytes, rows: int, columns: int, samples: int, bits_allocated: int)
         CORRUPT when the header is damaged, or a segment does not decode to exactly one byte a pixel.
     """
     due = samples * (-(-bits_allocated // 8))
+    pixels = -(-rows * columns // 8) if bits_allocated == 1 else rows * columns  # 1-bit samples are packed first
     if len(data) < 64:
         raise corrupt("the RLE header is cut; the file is truncated")
     count, *offsets = struct.unpack("<16L", data[:64])
@@ -344,7 +345,7 @@ def rle(data: bytes, rows: int, columns: int, samples: int, bits_allocated: int)
     if used[0] != 64 or used != sorted(set(used)):
         raise corrupt("the RLE header's offsets are damaged, or the file is truncated")
     for segment, (start, end) in enumerate(pairwise(used), 1):
-        _rle_segment(data, start, end, rows * columns, segment)
+        _rle_segment(data, start, end, pixels, segment)
     return Codestream(
         "RLE", rows, columns, samples, bits_allocated, signed=False, start=0, length=len(data), lossless=True
     )

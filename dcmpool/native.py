@@ -2,6 +2,8 @@
 
     preamble | File Meta (made from the source's) | data set bytes with the changes | Pixel Data | what follows it
 
+A Big Endian or deflated data set is written as its `Source` shows it.
+
 Promises: nothing is encoded anew but the elements named in `_changes` and the File Meta Information; no more
 than one Frame is held; the digest is that of the bytes that were handed to the kernel.
 """
@@ -18,7 +20,7 @@ import xxhash
 from dcmpool import syntaxes
 from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element
 from dcmpool.imagepixel import PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
-from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, Icon, Instance, Layout
+from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, PIXEL_ELEMENTS, Icon, Instance, Layout
 from dcmpool.source import Source
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.259636921627969641285463852151505957571"  # PS3.5 B.2: from a UUID
@@ -32,8 +34,9 @@ _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: bytes of the file, bytes of native Pixel Data without its pad, and the xxh3-128 digest
-    (hex) of the latter, or for a copy of the whole file; `icon_digest` is that of a decoded Icon Image."""
+    """What was written: bytes of the file, bytes of native Pixel Data (without the pad that was added), and the
+    xxh3-128 digest (hex) of the latter, or for a copy of the whole file; `icon_digest` is that of a decoded Icon
+    Image."""
 
     size: int
     native_bytes: int
@@ -52,10 +55,13 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
         As the target's storage gives it.
     """
     layout = instance.layout
-    if layout is None or instance.image is None:
+    if layout is None:
         raise ValueError("nothing to write")
-    pixel_data = layout.elements[PIXEL_DATA]
     output = _Output(fd)
+    output.write(source.read(0, 128) if layout.preamble else bytes(128))
+    output.write(_file_meta(source, layout))
+    if instance.frames is None:
+        return _write_recoded(output, source, layout)
     frames = iter(frames)
     changes = _changes(source, instance, layout)
     icon_digest = ""
@@ -63,16 +69,23 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
         icon = bytes(next(frames))
         icon_digest = xxhash.xxh3_128_hexdigest(icon)
         changes += _icon_changes(source, instance.icon, layout, icon)
-    output.write(source.read(0, 128) if layout.preamble else bytes(128))
-    output.write(_file_meta(source, layout))
-    for part in _spliced(source, layout.data_set, pixel_data.start, changes):
-        output.write(part)
+    pixel_data = layout.elements[PIXEL_DATA]
+    output.write_all(_spliced(source, layout.data_set, pixel_data.start, changes))
     output.write(_pixel_data_head(instance))
     digest = _write_frames(output, frames)
     output.write(bytes(instance.native_bytes % 2))
-    for part in _spliced(source, pixel_data.end, source.size, []):
-        output.write(part)
+    output.write_all(_chunks(source, pixel_data.end, source.end))
     return Written(output.size, instance.native_bytes, digest, icon_digest)
+
+
+def _write_recoded(output: "_Output", source: Source, layout: Layout) -> Written:
+    """Write a data set that `source` shows as it will be, its Pixel Data among the rest."""
+    pixel_data = next((layout.elements[tag] for tag in PIXEL_ELEMENTS if tag in layout.elements), None)
+    start, end = (source.end, source.end) if pixel_data is None else (pixel_data.value, pixel_data.end)
+    output.write_all(_chunks(source, layout.data_set, start))
+    digest = _write_frames(output, _chunks(source, start, end))
+    output.write_all(_chunks(source, end, source.end))
+    return Written(output.size, end - start, digest)
 
 
 def write_copy(fd: int, source: Source) -> Written:
@@ -119,6 +132,10 @@ class _Output:
         if self.size - self._flushed >= _FLUSH_BYTES:
             os.fdatasync(self.fd)
             self._flushed = self.size
+
+    def write_all(self, parts: Iterable[bytes]) -> None:
+        for part in parts:
+            self.write(part)
 
 
 def _write_frames(output: _Output, frames: Iterable[bytes | memoryview]) -> str:

@@ -3,23 +3,25 @@
 Promises: what passes is a DICOM file in Explicit VR Little Endian whose elements lead without a gap from the
 first byte to the last, whose Pixel Data has the size and the digest of the Frames that were decoded, and whose
 other elements are the source's own, byte for byte, but for the named ones. This module shares no code with
-`native` and `dataset`.
+`native`, `dataset` and `bigendian`.
 """
 
 import os
 import struct
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Final, NamedTuple
 
 import xxhash
 
+from dcmpool.byteorder import difference
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.native import Written
 from dcmpool.source import Source
 
+_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _EXPLICIT: Final = b"1.2.840.10008.1.2.1"
 _CHUNK_BYTES: Final = 1 << 20
 _NO_LENGTH: Final = 0xFFFFFFFF
@@ -40,7 +42,9 @@ def check(fd: int, source: Source, instance: Instance, written: Written) -> None
     """
     size = os.fstat(fd).st_size
     _demand(size == written.size, f"{size} bytes lie in the file, {written.size} were written")
-    if instance.outcome is Outcome.DECOMPRESSED:
+    if instance.outcome is Outcome.DECOMPRESSED and instance.frames is None:
+        _check_recoded(fd, size, source, instance, written)
+    elif instance.outcome is Outcome.DECOMPRESSED:
         _check_native(fd, size, instance, written)
         _check_kept(fd, size, source, instance)
         if instance.icon is not None:
@@ -55,16 +59,49 @@ def _demand(condition: bool, reason: str) -> None:
         raise Fault(FailureKind.VERIFY, reason)
 
 
+def _check_meta(fd: int, size: int) -> int:
+    """Check preamble and File Meta Information; give the offset after them."""
+    _demand(os.pread(fd, 4, 128) == b"DICM", "the file does not say DICM")
+    found = dict(takewhile(lambda item: item[0] >> 16 == 2, ((part.tag, part) for part in _elements(fd, 132, size))))
+    values = {tag: os.pread(fd, part.length, part.value) for tag, part in found.items() if part.length < 65}
+    _demand(values.get(0x00020010, b"").rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
+    end = max(part.end for part in found.values())
+    _demand(values.get(0x00020000) == struct.pack("<L", end - 144), "the File Meta group length is wrong")
+    return end
+
+
+def _check_recoded(fd: int, size: int, source: Source, instance: Instance, written: Written) -> None:
+    """Compare a data set that took another form as a whole; its Pixel Data is hashed besides."""
+    if instance.layout is None:
+        raise ValueError("nothing was decompressed")
+    start = _check_meta(fd, size)
+    found = {part.tag: part for part in _elements(fd, start, size)}
+    pixels = next((found[tag] for tag in (0x7FE00008, 0x7FE00009, 0x7FE00010) if tag in found), None)
+    if pixels is not None:
+        _demand(_digest(fd, pixels.value, pixels.length) == written.digest, "the digest of the Pixel Data differs")
+    _demand(size - start == source.end - instance.layout.data_set, "the data set has another size than the source's")
+    before = instance.layout.data_set
+    if instance.transfer_syntax_uid == _BIG_ENDIAN:
+        differs = difference(
+            lambda offset, length: source.read_raw(before + offset, length),
+            lambda offset, length: os.pread(fd, length, start + offset),
+            size - start,
+        )
+        _demand(not differs, f"{differs} differs from the source's")
+        return
+    for offset in range(0, size - start, _CHUNK_BYTES):
+        length = min(_CHUNK_BYTES, size - start - offset)
+        same = os.pread(fd, length, start + offset) == source.read(before + offset, length)
+        _demand(same, "the data set differs from the source's")
+
+
 def _check_native(fd: int, size: int, instance: Instance, written: Written) -> None:
     image, result = instance.image, instance.result
     if image is None or result is None:
         raise ValueError("nothing was decompressed")
-    _demand(os.pread(fd, 4, 128) == b"DICM", "the file does not say DICM")
-    found = {part.tag: part for part in _elements(fd, 132, size)}
+    start = _check_meta(fd, size)
+    found = {part.tag: part for part in _elements(fd, start, size)}
     values = {tag: os.pread(fd, min(part.length, 64), part.value) for tag, part in found.items() if part.length < 65}
-    _demand(values.get(0x00020010, b"").rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
-    meta_end = max(part.value + part.length for tag, part in found.items() if tag >> 16 == 2)
-    _demand(values.get(0x00020000) == struct.pack("<L", meta_end - 144), "the File Meta group length is wrong")
     _demand(not {0x7FE00001, 0x7FE00002} & found.keys(), "an Extended Offset Table was left behind")
     colour = values.get(0x00280004, b"").strip(b" \x00").decode("ascii", "replace")
     _demand(colour == result.photometric_interpretation, "Photometric Interpretation is wrong")
@@ -74,7 +111,7 @@ def _check_native(fd: int, size: int, instance: Instance, written: Written) -> N
 
 
 def _check_pixel_data(fd: int, part: "_Part | None", instance: Instance, written: Written) -> None:
-    due = instance.frame_bytes * instance.number_of_frames
+    due = instance.native_bytes
     if part is None:
         raise Fault(FailureKind.VERIFY, "the file has no Pixel Data")
     _demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")

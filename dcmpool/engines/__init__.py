@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _JPEG_2000: Final = ("pylibjpeg", "gdcm", "gdcmconv")
 _HTJ2K: Final = ("pylibjpeg",)
+_PLAIN: Final = ("plain",)  # nothing that a codec is needed for
 
 # Transfer Syntax UID -> engines, the best first. An engine is only here if it does not stay silent when a stream
 # lost bytes in its middle: GDCM prints (and its fd 2 is watched), CharLS and OpenJPEG raise. So pylibjpeg stands for
@@ -44,6 +45,10 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.203": _HTJ2K,
     # pylibjpeg-rle is compiled, pydicom's own is Python; GDCM gets 16-bit colour wrong.
     "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
+    "1.2.840.10008.1.2.2": _PLAIN,
+    "1.2.840.10008.1.2.1.99": _PLAIN,
+    "1.2.840.10008.1.2.1.98": _PLAIN,
+    "1.2.840.10008.1.2.8.1": _PLAIN,
 }
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
@@ -53,7 +58,8 @@ SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
     """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
-    order = ORDER.get(instance.transfer_syntax_uid, ())
+    one_bit = instance.image is not None and instance.image.bits_allocated == 1
+    order = _PLAIN if one_bit else ORDER.get(instance.transfer_syntax_uid, ())
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order
@@ -74,5 +80,8 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
     engine = importlib.import_module(f"dcmpool.engines.{name}")
-    pictures = ([instance.icon.instance] if instance.icon else []) + [instance]
-    return (native for each in pictures for native in frame.finished(each, engine.decode(each, source, scratch)))
+    if instance.icon is not None:
+        icon = instance.icon.instance
+        yield b"".join(frame.finished(icon, engine.decode(icon, source, scratch)))
+    if instance.frames is not None:
+        yield from frame.finished(instance, engine.decode(instance, source, scratch))
