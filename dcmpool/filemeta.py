@@ -38,15 +38,13 @@ def _starts_data_set(source: Source, offset: int) -> bool:
         if source.end - offset < 8:
             return tag > 0 and offset == source.end
         group = int.from_bytes(source.read(offset, 2), "little")
-        if tag < 0 and group not in (0x0002, 0x0008):
-            return False
         if tag >> 16 == 0x0002 and group != 0x0002:
             return True  # the data set after a File Meta Information may be deflated, or Big Endian
         try:
             element = element_at(source, offset, explicit=shows_vr(source, offset))
         except Fault:
             return False
-        if element.tag <= tag:
+        if element.tag <= tag or (tag < 0 and group not in (0x0002, 0x0008)):
             return False
         if element.length == UNDEFINED:
             return tag > 0

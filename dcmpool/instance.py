@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from dcmpool import codestream, syntaxes
+from dcmpool import syntaxes
 from dcmpool.bigendian import Swapped
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, name, shows_vr, walk, walk_item
@@ -19,7 +19,10 @@ from dcmpool.encapsulated import Frames, find_frames
 from dcmpool.errors import Fault
 from dcmpool.filemeta import find_file_meta, is_big_endian
 from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
+from dcmpool.jpeg import walk_jpeg
+from dcmpool.jpeg2000 import walk_jpeg_2000
 from dcmpool.model import FailureKind, Outcome
+from dcmpool.rle import walk_rle
 from dcmpool.source import Source, View
 
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
@@ -241,10 +244,10 @@ def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:
         CORRUPT or UNSUPPORTED.
     """
     if uid == syntaxes.RLE_LOSSLESS:
-        return codestream.rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
+        return walk_rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
     if uid in syntaxes.PLAIN:
         return _plain(data, uid, image)
-    found = codestream.jpeg_2000(data) if uid in syntaxes.JPEG_2000 else codestream.jpeg(data)
+    found = walk_jpeg_2000(data) if uid in syntaxes.JPEG_2000 else walk_jpeg(data)
     # PS3.5 A.4 pads to an even length with one 00; encoders are known to add more, or one FF.
     rest = data[found.start + found.length :]
     if rest.strip(b"\x00") and len(rest) > 1:

@@ -22,6 +22,7 @@ NATIVE: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN}
 RECODED: Final = frozenset({EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN})
 JPEG_LOSSY: Final = _numbered(50, 51, 53, 55)
 JPEG_LOSSLESS: Final = _numbered(57, 70)
+JPEG: Final = JPEG_LOSSY | JPEG_LOSSLESS
 JPEG_LS: Final = _numbered(80, 81)
 JPEG_2000: Final = _numbered(90, 91, 92, 93, 201, 202, 203)
 JPEG_XL: Final = _numbered(110, 111, 112)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dcmpool import syntaxes
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 
@@ -19,24 +20,24 @@ if TYPE_CHECKING:
     from dcmpool.instance import Instance
     from dcmpool.source import Source
 
-_JPEG_2000: Final = ("pylibjpeg", "gdcm", "gdcmconv")
-_HTJ2K: Final = ("pylibjpeg",)
+_JPEG_2000: Final = ("turbo", "pylibjpeg", "gdcm", "gdcmconv")
+_HTJ2K: Final = ("turbo", "pylibjpeg")
 _PLAIN: Final = ("plain",)  # nothing that a codec is needed for
 
 # Transfer Syntax UID -> engines, the best first. An engine is only here if it does not stay silent when a stream
 # lost bytes in its middle: GDCM prints (and its fd 2 is watched), CharLS and OpenJPEG raise. So pylibjpeg stands for
 # its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg fills what is missing, and says nothing.
 ORDER: Final[Mapping[str, tuple[str, ...]]] = {
-    "1.2.840.10008.1.2.4.50": ("gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.50": ("turbo", "gdcm", "gdcmconv"),
     # pydicom's gdcm plug-in refuses .51 over 8 bits, gdcmconv does not; neither has .53 and .55.
-    "1.2.840.10008.1.2.4.51": ("gdcmconv", "gdcm"),
-    "1.2.840.10008.1.2.4.53": ("gdcmconv",),
-    "1.2.840.10008.1.2.4.55": ("gdcmconv",),
-    "1.2.840.10008.1.2.4.57": ("gdcm", "gdcmconv"),
-    "1.2.840.10008.1.2.4.70": ("gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.51": ("turbo", "gdcmconv", "gdcm"),
+    "1.2.840.10008.1.2.4.53": ("turbo", "gdcmconv"),
+    "1.2.840.10008.1.2.4.55": ("turbo", "gdcmconv"),
+    "1.2.840.10008.1.2.4.57": ("turbo", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.70": ("turbo", "gdcm", "gdcmconv"),
     # CharLS 2.4 (pyjpegls) refuses what makes GDCM's 2.0 spin.
-    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "gdcmconv"),
-    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.80": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.81": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
     # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
     "1.2.840.10008.1.2.4.90": _JPEG_2000,
     "1.2.840.10008.1.2.4.91": _JPEG_2000,
@@ -80,8 +81,15 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
     engine = importlib.import_module(f"dcmpool.engines.{name}")
+    proof = importlib.import_module("dcmpool.engines._proof")
+
+    def natives(picture: "Instance") -> Iterator[memoryview]:
+        frames = engine.decode(picture, source, scratch)
+        if picture.transfer_syntax_uid in syntaxes.JPEG:
+            frames = proof.proved(picture, source, frames)
+        return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
+
     if instance.icon is not None:
-        icon = instance.icon.instance
-        yield b"".join(frame.finished(icon, engine.decode(icon, source, scratch)))
+        yield b"".join(natives(instance.icon.instance))
     if instance.frames is not None:
-        yield from frame.finished(instance, engine.decode(instance, source, scratch))
+        yield from natives(instance)

@@ -21,11 +21,13 @@ _BLOCK_PIXELS: Final = 1 << 18  # colour is converted piece by piece, so that fl
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One Frame as a decoder gives it: little endian, `bits` a sample's container, `planar` as Planar Configuration."""
+    """One Frame as a decoder gives it: little endian, `bits` a sample's container, `planar` as Planar Configuration;
+    `converted` where lossy YBR is RGB already."""
 
     buffer: bytes | bytearray | memoryview
     bits: int
     planar: int
+    converted: bool = False
 
 
 def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryview]:
@@ -39,7 +41,7 @@ def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryvi
         return
     for number, decoded in enumerate(_counted(instance, frames), 1):
         try:
-            yield _native(decoded, image, codestream, converts=converts).data.cast("B")
+            yield _native(decoded, image, codestream, converts=converts and not decoded.converted).data.cast("B")
         except _WrongError as error:
             raise corrupt(f"Frame {number} of {instance.number_of_frames}: {error}") from error
 
