@@ -30,6 +30,15 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class TilePart:
+    """One tile-part of a JPEG 2000 codestream (T.800 A.4.2): where its SOT marker lies, bytes up to the next one."""
+
+    tile: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Codestream:
     """One encoded Frame's own account of itself.
 
@@ -37,7 +46,8 @@ class Codestream:
     counts the bytes from the first marker to the last, `start` those before it (the boxes of a JP2 file). `colour` is
     "RGB" or "YBR" where the codestream itself says so, else empty. `lossless` is None where it does not tell.
     `ended` is False for a JPEG stream without EOI: truncated, whatever a decoder makes of it. `sampling` are the
-    factors of each JPEG component, one byte each (T.81 B.2.2), `scans` its scans.
+    factors of each JPEG component, one byte each (T.81 B.2.2), `scans` its scans;
+    `tile_parts` are those of JPEG 2000.
     """
 
     kind: str
@@ -53,3 +63,4 @@ class Codestream:
     ended: bool = True
     sampling: bytes = b""
     scans: tuple[Scan, ...] = ()
+    tile_parts: tuple[TilePart, ...] = ()

@@ -1,4 +1,4 @@
-"""Whether the entropy-coded data of a JPEG (T.81) codestream end exactly where its pixels do.
+"""Whether the entropy-coded data of a JPEG (T.81) or JPEG 2000 codestream end exactly where its pixels do.
 
 Decoders fill what is missing from a scan that lost bytes in its middle, and most of them say nothing. The proof is
 about the codestream, whatever engine decoded it:
@@ -13,6 +13,7 @@ What is left to chance: bytes missing from the middle and a decoder that, out of
 """
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -23,10 +24,14 @@ from numpy.typing import NDArray
 
 from dcmpool.codestream import Codestream, Scan
 from dcmpool.dataset import corrupt
+from dcmpool.errors import Fault
 
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 # Begins with a 1: libjpeg fills with zeros. No FF in it.
 _OTHER: Final = bytes.fromhex("d55b a6e4 9371 ce2d")
+# Bytes to take from the end of a JPEG 2000 tile: of 109 whole streams 103 miss one, each misses 16. The last packets
+# of a lossy one may be empty.
+_TAKEN: Final = (1, 16, 64)
 _MISSING: Final = "its entropy-coded data end before the picture does; bytes are missing"
 _EXCESS: Final = "its entropy-coded data go on after the picture; bytes are missing or too many"
 
@@ -85,6 +90,37 @@ def check_dct(data: bytes, found: Codestream, decode: Callable[[bytes], NDArray[
             # the last byte changes it. Then the codes are counted, at ten times the cost.
             if not changed[units.last(number)].any():
                 _check_count(data[start:stop], scan, found, units.number_in(number))
+
+
+def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], NDArray[Any]]) -> None:
+    """Take bytes from the end of a tile: OpenJPEG, which reads all packets of a tile before it decodes one, must miss
+    them. After a loss in the middle it may take what follows for empty packets, and never come to the end.
+
+    `decode` raises Fault for what it refuses. A codestream of several tiles, or a tile-part of a few bytes, passes.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when the tile can do without its end.
+    """
+    part = found.tile_parts[-1]
+    room = part.stop - part.start
+    if part.tile or room < 80:
+        return
+    whole: NDArray[Any] | None = None
+    for count in _TAKEN:
+        if count > room // 4:
+            break
+        length = struct.pack(">L", room - count)
+        shorter = _with(data, [(part.start + 6, part.start + 10, length), (part.stop - count, part.stop, b"")])
+        try:
+            picture = decode(shorter)
+        except Fault:
+            return
+        whole = decode(data) if whole is None else whole
+        if not np.array_equal(picture, whole):
+            return
+    raise corrupt(_EXCESS)
 
 
 def _with(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
@@ -254,14 +290,18 @@ def _differences(x: NDArray[Any], selection: int, start: int, lines: int) -> NDA
 
 def _prediction(selection: int, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
     """Predict from the samples to the left, above, and above to the left (T.81 table H.1)."""
-    if selection in (2, 3, 4):
-        return (b, c, a + b - c)[selection - 2]
-    left, above, corner = (part.astype("i4") for part in (a, b, c))
-    if selection == 5:
-        wide = left + ((above - corner) >> 1)
+    if selection <= 4:
+        prediction: NDArray[Any] = (b, c, a + b - c)[selection - 2]
+    elif selection == 5:
+        prediction = a + _half_difference(b, c)
     elif selection == 6:
-        wide = above + ((left - corner) >> 1)
+        prediction = b + _half_difference(a, c)
     else:
-        wide = (left + above) >> 1
-    prediction: NDArray[Any] = wide.astype("u2")
+        prediction = (a & b) + ((a ^ b) >> 1)  # (a + b) >> 1 without the 17th bit
     return prediction
+
+
+def _half_difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Give (a - b) >> 1, rounded down, modulo 2^16, without the 17th bit."""
+    half: NDArray[Any] = (a >> 1) - (b >> 1) - (~a & b & 1)
+    return half

@@ -3,13 +3,14 @@
 import struct
 from typing import Final
 
-from dcmpool.codestream import Codestream
+from dcmpool.codestream import Codestream, TilePart
 from dcmpool.dataset import corrupt
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 
 _SOC: Final = b"\xff\x4f"
 _J2K_SIZ, _J2K_COD, _J2K_SOT, _J2K_EOC = 0xFF51, 0xFF52, 0xFF90, 0xFFD9
+_PART_2: Final = frozenset({0xFF74, 0xFF75, 0xFF77})  # MCT, MCC, MCO (T.801 A.2)
 _JP2_SIGNATURE: Final = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 
 
@@ -28,7 +29,8 @@ def walk_jpeg_2000(data: bytes) -> Codestream:
         raise corrupt("the JPEG 2000 stream does not start with SOC")
     siz, lossless, position = _main_header(data, start + 2)
     frame, tiles = _image_size(siz)
-    end = _tile_parts(data, position, tiles)
+    parts = _tile_parts(data, position, tiles)
+    end = parts[-1].stop + 2
     return Codestream(
         frame.kind,
         frame.rows,
@@ -39,6 +41,7 @@ def walk_jpeg_2000(data: bytes) -> Codestream:
         start=start,
         length=end - start,
         lossless=lossless,
+        tile_parts=tuple(parts),
     )
 
 
@@ -62,6 +65,8 @@ def _main_header(data: bytes, position: int) -> tuple[bytes, bool | None, int]:
         if marker == _J2K_SOT:
             break
         segment = data[position + 4 : position + 2 + length]
+        if marker in _PART_2:
+            raise Fault(FailureKind.UNSUPPORTED, "a JPEG 2000 stream with multiple component transforms (Part 2)")
         if marker == _J2K_SIZ:
             siz = segment
         elif marker == _J2K_COD and len(segment) >= 10:
@@ -99,11 +104,11 @@ def _image_size(siz: bytes) -> tuple[Codestream, int]:
     return Codestream("JPEG 2000", y1 - y0, x1 - x0, components, precision, signed, 0, 0), tiles
 
 
-def _tile_parts(data: bytes, position: int, tiles: int) -> int:
-    """Step over every tile-part (T.800 A.4.2) to EOC; give the position after it."""
+def _tile_parts(data: bytes, position: int, tiles: int) -> list[TilePart]:
+    """Step over every tile-part (T.800 A.4.2) to EOC."""
     if tiles > len(data) // 14:  # a tile-part takes 14 bytes at the least
         raise corrupt(f"the JPEG 2000 stream claims {tiles} tiles, more than it can hold")
-    seen: set[int] = set()
+    found: list[TilePart] = []
     while data[position : position + 2] != b"\xff\xd9":
         if len(data) - position < 14:
             raise corrupt("the JPEG 2000 stream ends without EOC; the file is truncated")
@@ -114,11 +119,12 @@ def _tile_parts(data: bytes, position: int, tiles: int) -> int:
             length = _end_of_open_tile(data) - position
         if length < 14 or position + length > len(data):
             raise corrupt("a tile-part of the JPEG 2000 stream is cut; the file is truncated")
-        seen.add(tile)
+        found.append(TilePart(tile, position, position + length))
         position += length
+    seen = {part.tile for part in found}
     if seen != set(range(tiles)):
         raise corrupt(f"{tiles - len(seen)} of {tiles} tiles are missing from the JPEG 2000 stream")
-    return position + 2
+    return found
 
 
 def _end_of_open_tile(data: bytes) -> int:

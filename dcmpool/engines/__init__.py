@@ -85,7 +85,7 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
 
     def natives(picture: "Instance") -> Iterator[memoryview]:
         frames = engine.decode(picture, source, scratch)
-        if picture.transfer_syntax_uid in syntaxes.JPEG:
+        if picture.transfer_syntax_uid in syntaxes.PROVED:
             frames = proof.proved(picture, source, frames)
         return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
 

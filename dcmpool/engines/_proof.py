@@ -1,4 +1,4 @@
-"""The proof that a JPEG Frame was whole, asked of every engine's result: it is about the codestream."""
+"""The proof that a JPEG or JPEG 2000 Frame was whole, asked of every engine's result: it is about the codestream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,8 +39,13 @@ def proved(instance: Instance, source: Source, frames: Iterator[Decoded]) -> Ite
 
 
 def _check(data: bytes, uid: str, image: ImagePixel, found: Codestream, decoded: Decoded) -> None:
-    if uid in syntaxes.JPEG_LOSSY:
-        completeness.check_dct(data, found, lambda altered: turbo.picture(altered, uid, image, found))
+    def again(altered: bytes) -> NDArray[Any]:
+        return turbo.picture(altered[found.start :], uid, image, found)
+
+    if uid in syntaxes.JPEG_2000:
+        completeness.check_jpeg_2000(data, found, again)
+    elif uid in syntaxes.JPEG_LOSSY:
+        completeness.check_dct(data, found, again)
     elif set(found.sampling) == {0x11}:
         completeness.check_lossless(data, found, _samples(decoded, image, found))
 
