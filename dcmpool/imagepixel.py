@@ -26,7 +26,7 @@ BITS_STORED: Final = 0x00280101
 PIXEL_REPRESENTATION: Final = 0x00280103
 
 _ONE_SAMPLE: Final = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
-_THREE_SAMPLES: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+_THREE_SAMPLES: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "XYB"})
 # What each Transfer Syntax may hold. Practice is wider than PS3.5 8.2: every decoder of the lossy family reads all
 # three processes, so a progressive stream labelled Baseline is decoded, and reported.
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -141,8 +141,10 @@ def rearranged(image: ImagePixel, uid: str, found: Codestream) -> ImagePixel:
     colour = image.photometric_interpretation
     if found.kind == "plain":
         return image
-    if converts_colour(image, uid, found) or colour in ("YBR_RCT", "YBR_ICT"):
+    if converts_colour(image, uid, found) or colour in ("YBR_RCT", "YBR_ICT", "XYB"):
         colour = "RGB"
+    elif image.samples_per_pixel == 3 and uid in syntaxes.JPEG_XL and uid not in syntaxes.LOSSLESS:
+        colour = "RGB"  # libjxl turns back whatever transform it finds in a lossy stream, or one made from JPEG
     elif colour == "YBR_FULL_422":  # the decoders give every pixel its own chrominance
         colour = "YBR_FULL"
     return replace(image, photometric_interpretation=colour, planar_configuration=0)

@@ -21,6 +21,7 @@ from dcmpool.filemeta import find_file_meta, is_big_endian
 from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
 from dcmpool.jpeg import walk_jpeg
 from dcmpool.jpeg2000 import walk_jpeg_2000
+from dcmpool.jpegxl import read_jpeg_xl
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.rle import walk_rle
 from dcmpool.source import Source, View
@@ -247,6 +248,8 @@ def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:
         return walk_rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
     if uid in syntaxes.PLAIN:
         return _plain(data, uid, image)
+    if uid in syntaxes.JPEG_XL:
+        return read_jpeg_xl(data)
     found = walk_jpeg_2000(data) if uid in syntaxes.JPEG_2000 else walk_jpeg(data)
     # PS3.5 A.4 pads to an even length with one 00; encoders are known to add more, or one FF.
     rest = data[found.start + found.length :]

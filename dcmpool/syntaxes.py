@@ -33,7 +33,7 @@ KEPT: Final = _numbered(*range(100, 109), 94, 95, 204, 205) | {f"1.2.840.10008.1
 LOSSLESS: Final = _numbered(57, 70, 80, 90, 92, 201, 202, 110) | {RLE_LOSSLESS}
 # Encapsulated, each Frame's bytes as they are, or deflated.
 PLAIN: Final = frozenset({ENCAPSULATED_UNCOMPRESSED, DEFLATED_IMAGE_FRAME})
-DECODABLE: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | PLAIN | {RLE_LOSSLESS}
+DECODABLE: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | JPEG_XL | PLAIN | {RLE_LOSSLESS}
 
 _NAMES: Final[dict[str, str]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: "Implicit VR Little Endian",
