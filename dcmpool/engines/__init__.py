@@ -24,9 +24,11 @@ _JPEG_2000: Final = ("turbo", "pylibjpeg", "gdcm", "gdcmconv")
 _HTJ2K: Final = ("turbo", "pylibjpeg")
 _PLAIN: Final = ("plain",)  # nothing that a codec is needed for
 
-# Transfer Syntax UID -> engines, the best first. An engine is only here if it does not stay silent when a stream
-# lost bytes in its middle: GDCM prints (and its fd 2 is watched), CharLS and OpenJPEG raise. So pylibjpeg stands for
-# its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg fills what is missing, and says nothing.
+# Transfer Syntax UID -> engines, the best first. Every result for JPEG and JPEG 2000 needs the proof of
+# `completeness`, so the fastest may stand first although libjpeg-turbo says nothing of what it fills in. Decoding
+# 512 x 512 CT slices of 16 bit took (ms, one CPU, proof included): .70 2.8 by turbo, 26 by gdcm; .57 4.0 and 27;
+# .80 4.0 by turbo, 11.6 by pyjpegls, through pydicom; .90 48 and 49 by turbo and pylibjpeg, both OpenJPEG 2.5.
+# pylibjpeg stands for its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg gets point transforms wrong.
 ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.50": ("turbo", "gdcm", "gdcmconv"),
     # pydicom's gdcm plug-in refuses .51 over 8 bits, gdcmconv does not; neither has .53 and .55.
@@ -35,10 +37,11 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.55": ("turbo", "gdcmconv"),
     "1.2.840.10008.1.2.4.57": ("turbo", "gdcm", "gdcmconv"),
     "1.2.840.10008.1.2.4.70": ("turbo", "gdcm", "gdcmconv"),
-    # CharLS 2.4 (pyjpegls) refuses what makes GDCM's 2.0 spin.
+    # CharLS 2.4 (in turbo and pyjpegls) refuses what makes GDCM's 2.0 spin.
     "1.2.840.10008.1.2.4.80": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
     "1.2.840.10008.1.2.4.81": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
     # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
+    # libjxl refuses every stream that lost bytes: 960 of 960 cut short or in the middle.
     "1.2.840.10008.1.2.4.110": ("turbo",),
     "1.2.840.10008.1.2.4.111": ("turbo",),
     "1.2.840.10008.1.2.4.112": ("turbo",),
