@@ -40,11 +40,11 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     # CharLS 2.4 (in turbo and pyjpegls) refuses what makes GDCM's 2.0 spin.
     "1.2.840.10008.1.2.4.80": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
     "1.2.840.10008.1.2.4.81": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
-    # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
-    # libjxl refuses every stream that lost bytes: 960 of 960 cut short or in the middle.
+    # libjxl refuses every stream that lost bytes: 3,840 of 3,840, cut short or in the middle.
     "1.2.840.10008.1.2.4.110": ("turbo",),
     "1.2.840.10008.1.2.4.111": ("turbo",),
     "1.2.840.10008.1.2.4.112": ("turbo",),
+    # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
     "1.2.840.10008.1.2.4.90": _JPEG_2000,
     "1.2.840.10008.1.2.4.91": _JPEG_2000,
     "1.2.840.10008.1.2.4.92": ("turbo",),
