@@ -26,8 +26,8 @@ _PLAIN: Final = ("plain",)  # nothing that a codec is needed for
 
 # Transfer Syntax UID -> engines, the best first. Every result for JPEG and JPEG 2000 needs the proof of
 # `completeness`, so the fastest may stand first although libjpeg-turbo says nothing of what it fills in. Decoding
-# 512 x 512 CT slices of 16 bit took (ms, one CPU, proof included): .70 2.8 by turbo, 26 by gdcm; .57 4.0 and 27;
-# .80 4.0 by turbo, 11.6 by pyjpegls, through pydicom; .90 48 and 49 by turbo and pylibjpeg, both OpenJPEG 2.5.
+# a 512 x 512 CT slice of 16 bit took (ms of CPU, proof included): .70 2.7 by turbo, 9.5 by gdcm; .57, predictor 6,
+# 4.0 and 11.3; .80 4.0, 8.7 by gdcm, 4.6 by pyjpegls through pydicom; .90 19 by turbo, 20 by pylibjpeg, 25 by gdcm.
 # pylibjpeg stands for its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg gets point transforms wrong.
 ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.50": ("turbo", "gdcm", "gdcmconv"),
