@@ -24,6 +24,7 @@ from dcmpool.protocol import (
     Message,
     More,
     Ready,
+    Scanned,
     Settle,
     Stopped,
     Wants,
@@ -761,6 +762,8 @@ def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
     assert world.pool.finishing
     world.restart_clerk()
     world.welcome()
+    assert not world.children
+    world.step(lambda: world.pool.from_clerk(Scanned(0, 0, 0, complete=False), world.now))
     assert not world.children
     world.behave()
     assert not world.children
