@@ -143,7 +143,9 @@ class Pool:
             self._commit_waits_since = now
 
     def from_clerk(self, message: Message, now: float) -> None:
-        """Take what the clerk says."""
+        """Take what the clerk says; after the end, a new one's walk is of no interest."""
+        if self.finishing and not isinstance(message, Stopped):
+            return
         match message:
             case Found():
                 # While draining, what is found is left for the next run; the journal may be closed already.

@@ -15,13 +15,17 @@ from dcmpool.model import FailureKind, Outcome, Stage
 from dcmpool.protocol import (
     Assign,
     Begin,
+    Commit,
     Discard,
     Failed,
     Inspected,
     Item,
     Left,
     Message,
+    More,
     Ready,
+    Scanned,
+    Settle,
     Stopped,
     Wants,
 )
@@ -69,11 +73,16 @@ class PoolMachine(RuleBasedStateMachine):
         max_writers=st.integers(1, 2),
         others=st.sampled_from(["copy", "skip"]),
         in_place=st.booleans(),
+        rounds=st.integers(0, 4),
     )
-    def begin(self, files: list[tuple[int, str]], workers: int, max_writers: int, others: str, in_place: bool) -> None:
+    def begin(
+        self, files: list[tuple[int, str]], workers: int, max_writers: int, others: str, in_place: bool, rounds: int
+    ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
         limits = config(workers=workers, max_writers=max_writers, others=others)
         self.world = World(found, limits, in_place=in_place)
+        for _ in range(rounds):
+            self.world.behave_once()
 
     def teardown(self) -> None:
         if hasattr(self, "world") and not self.world.broken:
@@ -86,7 +95,12 @@ class PoolMachine(RuleBasedStateMachine):
     def has_children(self) -> bool:
         return bool(self.world.children)
 
-    # --- children that do what they should
+    # --- everyone does what they should
+
+    @rule(rounds=st.integers(1, 3))
+    def all_is_well(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.world.behave_once()
 
     @rule()
     @precondition(has_children)
@@ -548,6 +562,63 @@ def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
     assert world.tally.ended == 2
 
 
+def test_after_foreign_code_failed_the_file_goes_to_a_fresh_child() -> None:
+    """What a codec did to the child's memory must not reach the next file, nor the next engine."""
+    world = started(2, workers=1)
+    (first,) = busy(world)
+    world.say(first, Failed(order(first).job, FailureKind.CORRUPT, "bad", Stage.DECODE, "gdcm"))
+    assert first.kill_at is not None
+    assert first.order is None
+    make_ready(world)
+    (second,) = busy(world)
+    assert second.id != first.id
+    assert order(second).tried[0] == "gdcm"
+    world.behave()
+
+
+def test_where_no_foreign_code_ran_the_child_goes_on() -> None:
+    """An engine that refuses by our own table has touched nothing."""
+    world = started(2, workers=1)
+    (child,) = busy(world)
+    world.say(child, Failed(order(child).job, FailureKind.UNSUPPORTED, "no", Stage.DECODE, "gdcm"))
+    assert child.kill_at is None
+    assert busy(world) == [child]
+    world.behave()
+    assert world.pool.crew.kills == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (0, FailureKind.CRASHED),
+        (3, FailureKind.CRASHED),
+        (-signal.SIGSEGV, FailureKind.CRASHED),
+        (-signal.SIGALRM, FailureKind.TIMEOUT),
+    ],
+)
+def test_how_a_child_died_says_what_it_was(code: int, kind: FailureKind) -> None:
+    """Its own alarm is a timeout, everything else of its own accord a crash."""
+    world = started(1, workers=1)
+    for _ in range(2):
+        (child,) = busy(world)
+        world.die(child, code)
+        make_ready(world)
+    assert kinds(world) == [kind, kind]
+
+
+def test_a_clerk_that_died_is_told_again_what_it_had_not_done() -> None:
+    """Results and endings are kept until they are acknowledged."""
+    world = started(2)
+    first, second = busy(world)
+    world.say(first, written(order(first).job))
+    world.say(second, Failed(order(second).job, FailureKind.READ, "no", Stage.INSPECT, ""))
+    world.restart_clerk()
+    world.welcome()
+    assert [type(m) for m in world.clerk.inbox if not isinstance(m, More)] == [Commit, Settle]
+    world.behave()
+    assert world.tally.counts[Outcome.DECOMPRESSED] == world.tally.counts[Outcome.FAILED] == 1
+
+
 # --- what once went wrong
 
 
@@ -641,7 +712,6 @@ def test_a_file_that_ended_while_a_restarted_clerk_walked_is_not_done_twice(stal
     world.welcome()
     world.handle(9)
     (child,) = busy(world)
-    world.clerk.credit += stale
     if stale:
         world.look(1)
     world.say(child, written(order(child).job))
@@ -692,6 +762,8 @@ def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
     assert world.pool.finishing
     world.restart_clerk()
     world.welcome()
+    assert not world.children
+    world.step(lambda: world.pool.from_clerk(Scanned(0, 0, 0, complete=False), world.now))
     assert not world.children
     world.behave()
     assert not world.children
