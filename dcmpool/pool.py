@@ -264,7 +264,7 @@ class Pool:
         elif code in _FROM_OUTSIDE:
             self._interrupted(worker, code, now)
         elif code == -signal.SIGALRM:
-            self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it at twice the limit", now)
+            self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it, long after its limit", now)
         else:
             self._conclude(worker, FailureKind.CRASHED, f"the worker {how_it_died(code)}", now)
 
@@ -318,11 +318,15 @@ class Pool:
             skip_others=self._config.work.others == "skip",
             in_place=self._in_place,
             durable=self._config.storage.durable,
-            limit_seconds=self._limit.at_most(self._grant_bytes),
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
         )
         self._actions.append(SendTo(worker.id, order))
+
+    def _alarm_seconds(self, limit_seconds: float) -> float:
+        """Return when a child's own backstop is due: not before storage that stalls has had its time to answer."""
+        return 2 * limit_seconds + self._config.storage.give_up_seconds
 
     def _inspected(self, worker: Worker, message: Inspected) -> None:
         assert worker.job is not None  # noqa: S101 - is_legal holds it
@@ -343,7 +347,7 @@ class Pool:
             worker = self.crew[number]
             if worker.phase is Phase.WAITING and worker.job:
                 worker.resume(now)
-                self._actions.append(SendTo(number, Grant(worker.job.id, worker.limit_seconds)))
+                self._actions.append(SendTo(number, Grant(worker.job.id, self._alarm_seconds(worker.limit_seconds))))
 
     def _written(self, worker: Worker, message: Written, now: float) -> None:
         temp = worker.temp

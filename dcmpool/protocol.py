@@ -63,7 +63,8 @@ class Assign(Message, frozen=True):
     skip_others: bool
     in_place: bool
     durable: bool
-    limit_seconds: Seconds
+    alarm_seconds: Seconds
+    """When the child's own alarm ends it, should nobody else."""
     granted_bytes: Count
     granted_writer: bool
 
@@ -72,7 +73,7 @@ class Grant(Message, frozen=True):
     """What was asked for with `Wants`."""
 
     job: Count
-    limit_seconds: Seconds
+    alarm_seconds: Seconds
 
 
 # --- worker -> supervisor

@@ -76,7 +76,7 @@ class Attempt:
         self._engine = ""
         self._bytes = order.granted_bytes
         self._writer = order.granted_writer
-        self._limit = order.limit_seconds
+        self._alarm_seconds = order.alarm_seconds
         self._stage = Stage.INSPECT
         self._write_seconds = 0.0
         self._begun = time.monotonic()
@@ -220,13 +220,13 @@ class Attempt:
         answer = self._channel.receive()
         if not isinstance(answer, Grant):
             os._exit(0)  # the supervisor is gone or past caring
-        self._limit = answer.limit_seconds
+        self._alarm_seconds = answer.alarm_seconds
         self._begun += time.monotonic() - begun
         self._arm()
 
     def _arm(self) -> None:
-        """Set the backstop, should the supervisor not be there to kill: twice the limit."""
-        _os.arm_alarm(2 * self._limit)
+        """Set the backstop, should the supervisor not be there to kill."""
+        _os.arm_alarm(self._alarm_seconds)
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
