@@ -104,6 +104,12 @@ def set_limits(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def allow_descriptors() -> None:
+    """Allow this process as many descriptors as it may have: a worker takes five."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def prefer_as_victim() -> None:
     """Let the out-of-memory killer take this process before the supervisor (proc(5), oom_score_adj)."""
     with contextlib.suppress(OSError):

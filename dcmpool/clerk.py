@@ -113,8 +113,8 @@ class Clerk:
             return False
         self._target.recover(self._journal)
         self._target.sweep(order.run.encode())
-        resumed = self._journal.begin_run(order.source)
-        self._send(Opened(_base(order), self._target.root, resumed))
+        self._journal.begin_run(order.source)
+        self._send(Opened(_base(order), self._target.root))
         walker = _Walker(order, self._target, journal, self._send, self._credit)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True

@@ -130,7 +130,10 @@ def _flags(
 def _task(source: Path, output: Path | None, *, in_place: bool, files_from: Path | None) -> Task:
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
-    full = Path(os.path.abspath(source))
+    try:
+        full = Path(os.path.abspath(source))
+    except FileNotFoundError as error:
+        raise UsageError("the current directory no longer exists") from error
     if in_place:
         root = full
     elif output is not None:

@@ -62,6 +62,11 @@ class Worker:
     cause: FailureKind | None = None
     reason: str = ""
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be given a job: it waits for one, is known to exist, and its channel is open."""
+        return self.phase is Phase.IDLE and bool(self.pid) and not self.hung_up
+
     def is_legal(self, message: Message) -> bool:
         """Whether this child may say this now, about the job that it has; and ask but once, bytes before the writer."""
         if not isinstance(message, LEGAL[self.phase]):
@@ -100,6 +105,11 @@ class Worker:
         """Set the limit of the job under way, now that its size is known."""
         self.deadline = (self.deadline or self.begun) + limit_seconds - self.limit_seconds
         self.limit_seconds = limit_seconds
+
+    def recover(self, now: float) -> None:
+        """Go on after a stall of storage, with the whole limit."""
+        self.stalled_since = None
+        self.deadline = now + self.limit_seconds
 
     def rest(self) -> None:
         """Become idle: the job is out of this child's hands."""
@@ -177,6 +187,8 @@ class Crew:
         """Move every deadline: this process itself was stopped for so long."""
         for worker in self._workers.values():
             worker.begun += seconds
+            if worker.stalled_since is not None:
+                worker.stalled_since += seconds
             if worker.deadline is not None:
                 worker.deadline += seconds
 

@@ -56,7 +56,8 @@ class WriteGate:
         self._waiting_bytes.append((holder, size))
 
     def request_writer(self, holder: int) -> None:
-        """Ask for a writer's place."""
+        """Ask for a writer's place. One that the holder has is given back first: nobody waits for himself."""
+        self._writers.discard(holder)
         self._waiting_writer.append(holder)
 
     def grant(self) -> list[int]:
@@ -76,6 +77,10 @@ class WriteGate:
         """Take back all that the holder has or waits for: it is done, or proved dead."""
         self._bytes.pop(holder, None)
         self._writers.discard(holder)
+        self.withdraw(holder)
+
+    def withdraw(self, holder: int) -> None:
+        """Forget what the holder waits for: it will never hear of it."""
         self._waiting_bytes = deque(waiting for waiting in self._waiting_bytes if waiting[0] != holder)
         self._waiting_writer = deque(waiting for waiting in self._waiting_writer if waiting != holder)
 

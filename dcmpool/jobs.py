@@ -53,6 +53,8 @@ class Jobs:
         self._later: deque[Job] = deque()
         self._alone: deque[Job] = deque()
         self._active: dict[bytes, Job] = {}
+        self._over: set[bytes] | None = None
+        """Paths that ended since a clerk was restarted; None before that."""
         self._next_id = 1
         self.walked = False
         self.credit_owed = 0
@@ -82,9 +84,10 @@ class Jobs:
     def add(self, item: Item) -> Ending | None:
         """Take a file that the clerk found; one that must not be done ends at once.
 
-        A clerk that was restarted finds files again; those that are here already are dropped.
+        A clerk that was restarted finds files again; those that are here already are dropped, and those that
+        ended after it had looked them up.
         """
-        if item.path in self._active:
+        if item.path in self._active or (self._over and item.path in self._over):
             self.credit_owed += 1
             return None
         job = Job(self._next_id, item.path, item.size, item.mtime_ns, item.interrupted)
@@ -98,6 +101,13 @@ class Jobs:
         else:
             self._ready.append(job)
         return None
+
+    def walk_again(self) -> None:
+        """Get ready for a clerk that walks from the beginning."""
+        self.walked = False
+        self.credit_owed = 0
+        if self._next_id > 1 and self._over is None:
+            self._over = set()
 
     def next(self, *, fresh_child: bool, others_busy: bool) -> Job | None:
         """Return the job for a child that is free; `fresh_child` if it has done none yet."""
@@ -206,6 +216,8 @@ class Jobs:
 
     def _forget(self, path: bytes) -> None:
         job = self._active.pop(path)
+        if self._over is not None:
+            self._over.add(path)
         if not job.put_off:
             self.credit_owed += 1
 

@@ -126,14 +126,12 @@ class Journal:
         """Close the connection; the last one folds the write-ahead log into the database."""
         self._database.close()
 
-    def begin_run(self, source: bytes) -> bool:
-        """Record this run; return whether an earlier one left anything to resume."""
+    def begin_run(self, source: bytes) -> None:
+        """Record this run."""
         with _transaction(self._database):
             self._database.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, NULL, 0)", (self._run, self._version, source)
             )
-        (earlier,) = self._database.execute("SELECT count(*) FROM runs WHERE run <> ?", (self._run,)).fetchone()
-        return bool(earlier)
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
         """Record how this run ended."""

@@ -51,8 +51,10 @@ MAX_FAILED_STARTS = 3
 _REMEMBER_SECONDS = 1.0
 """Attempts that take longer are journalled, should everything die with them."""
 _STALL_CHECK_SECONDS = 1.0
-_RESULTS = (Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
-"""Outcomes that come with a file."""
+_HANG_UP_SECONDS = 2.0
+"""How long a child may live whose channel is closed: longer than the loop waits for the exit status of a dead one."""
+_NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+"""Outcomes that come with a file, but in place the source is that file."""
 _FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
 """Ends that nothing in the child brings about: an operator, the out-of-memory killer, the fork server's death."""
 
@@ -68,7 +70,10 @@ class Pool:
         self._actions: list[Action] = []
         self._failed_starts = 0
         self._commit_waits_since: float | None = None
+        self._shut_since: float | None = None
         self._stalled_since: float | None = None
+        self._due: float | None = None
+        """When `tick` is due because something changed outside it."""
         self.clerk_gave_up = False
         self._grant_bytes = config.gate.grant_mib * MIB
         self._limit = Limit(config.limits)
@@ -91,10 +96,15 @@ class Pool:
     def next_deadline(self) -> float | None:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
         deadlines = [worker.deadline for worker in self.crew if worker.deadline is not None]
+        if self._due is not None:
+            deadlines.append(self._due)
         deadlines += [w.begun + _REMEMBER_SECONDS for w in self.crew if w.phase is Phase.BUSY and not w.remembered]
-        if self._commit_waits_since is not None:
-            silent = self._config.storage.give_up_seconds if self._stalled_since else self._config.storage.stall_seconds
-            deadlines.append(self._commit_waits_since + silent)
+        if not self.clerk_gave_up:
+            storage = self._config.storage
+            if self._stalled_since is not None:
+                deadlines.append(self._stalled_since + storage.give_up_seconds)
+            else:
+                deadlines += [since + storage.stall_seconds for since in self._silences()]
         return min(deadlines, default=None)
 
     @property
@@ -120,15 +130,15 @@ class Pool:
 
     def welcome_clerk(self, now: float) -> None:
         """Tell a clerk what it may send, and what an earlier one has not acknowledged."""
-        self.jobs.walked = False
-        self.jobs.credit_owed = 0
+        if self.finishing:
+            self._tell(Finish(self.exit_code, not self.draining))
+            return
+        self.jobs.walk_again()
         self._tell(More(max(0, self._config.work.scan_ahead - self.jobs.holding_credit)))
         for _, result in self.jobs.committing.values():
             self._tell(Commit((result,)))
         for ending in self.jobs.settling.values():
             self._tell(Settle((ending,)))
-        if self.finishing:
-            self._tell(Finish(self.exit_code, not self.draining))
         if self._commit_waits_since is not None:
             self._commit_waits_since = now
 
@@ -136,7 +146,8 @@ class Pool:
         """Take what the clerk says."""
         match message:
             case Found():
-                for item in message.items:
+                # While draining, what is found is left for the next run; the journal may be closed already.
+                for item in message.items if not self.draining else ():
                     if ending := self.jobs.add(item):
                         self._end(ending, now)
             case Noted():
@@ -167,18 +178,21 @@ class Pool:
         """Wait for nothing more: no child, no acknowledgement."""
         self.clerk_gave_up = True
         for worker in self.crew:
+            self.gate.withdraw(worker.id)
             self.crew.retire(worker, now)
 
     def tick(self, now: float) -> None:
         """Do what the time has come for, and give out work."""
+        self._due = None
         for worker in self.crew:
             if worker.deadline is not None and now >= worker.deadline:
                 self._expire(worker, now)
         self._remember(now)
-        self._watch_storage(now)
         self._grant(now)
+        self._watch_storage(now)
         if not self.draining and self._stalled_since is None:
             self._launch_missing(now)
+        if not self.draining and self._stalled_since is None:
             self._dispatch(now)
         self._pay_credit()
         self._finish(now)
@@ -188,6 +202,8 @@ class Pool:
         self.crew.shift(seconds)
         if self._commit_waits_since is not None:
             self._commit_waits_since += seconds
+        if self._shut_since is not None:
+            self._shut_since += seconds
         if self._stalled_since is not None:
             self._stalled_since += seconds
 
@@ -202,10 +218,11 @@ class Pool:
         worker = self.crew[number]
         if worker.phase in (Phase.KILLING, Phase.LOST):
             return
-        if not worker.is_legal(message) or (isinstance(message, Written) and message.outcome not in _RESULTS):
+        if not worker.is_legal(message) or not self._is_allowed(message):
             self.garbled(number, f"{type(message).__name__} while {worker.phase}", now)
             return
-        worker.stalled_since = None
+        if worker.stalled_since is not None:
+            worker.recover(now)
         match message:
             case Ready():
                 worker.rest()
@@ -224,14 +241,16 @@ class Pool:
 
     def garbled(self, number: int, reason: str, now: float) -> None:
         """A child broke the protocol."""
+        self.gate.withdraw(number)
         self.crew.kill(self.crew[number], FailureKind.PROTOCOL, f"the worker broke the protocol: {reason}", now)
 
     def hung_up(self, number: int, now: float) -> None:
         """A child closed its channel. It is dying, which its pidfd will prove, or it lies."""
         worker = self.crew[number]
         if worker.phase not in (Phase.KILLING, Phase.LOST):
+            self.gate.withdraw(number)
             worker.hung_up = True
-            worker.deadline = now + self._config.limits.grace_seconds
+            worker.deadline = now + _HANG_UP_SECONDS
 
     def examined(self, number: int, *, stalled: bool, stage: str, reason: str, now: float) -> None:
         """Take what the kernel says of a child at its limit: kill it, or wait for storage with it."""
@@ -241,8 +260,8 @@ class Pool:
             worker.stalled_since = worker.stalled_since or now
             worker.deadline = now + _STALL_CHECK_SECONDS
         elif worker.stalled_since is not None:
-            worker.stalled_since = None
-            worker.deadline = now + worker.limit_seconds
+            worker.recover(now)
+            self._due = now
         else:
             self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
 
@@ -261,6 +280,8 @@ class Pool:
             self._count_failed_start(worker, code)
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
+        elif worker.killed:
+            self.jobs.abandon(worker.job)  # killed because the run gave up, not for anything that it did
         elif code in _FROM_OUTSIDE:
             self._interrupted(worker, code, now)
         elif code == -signal.SIGALRM:
@@ -277,6 +298,17 @@ class Pool:
 
     # --- inside
 
+    def _is_allowed(self, message: Message) -> bool:
+        """Whether this run knows such an outcome: nothing may be called done that has no result."""
+        match message:
+            case Written(outcome=outcome):
+                return outcome is Outcome.DECOMPRESSED or (outcome in _NOTHING_TO_DECOMPRESS and not self._in_place)
+            case Left(outcome=Outcome.SKIPPED):
+                return self._config.work.others == "skip"
+            case Left(outcome=outcome):
+                return outcome in _NOTHING_TO_DECOMPRESS and self._in_place
+        return True
+
     def _tell(self, message: Message) -> None:
         self._actions.append(Tell(message))
 
@@ -292,10 +324,7 @@ class Pool:
             self.crew.launch(now)
 
     def _dispatch(self, now: float) -> None:
-        # A child may say that it is ready before the fork server has said that it exists: without the proof of its
-        # life there would be none of its death.
-        idle = [worker for worker in self.crew if worker.phase is Phase.IDLE and worker.pid]
-        for worker in idle:
+        for worker in (worker for worker in self.crew if worker.is_free):
             busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
             job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
             if job:
@@ -442,7 +471,7 @@ class Pool:
 
     def _remember(self, now: float) -> None:
         slow = [
-            w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now - w.begun > _REMEMBER_SECONDS
+            w for w in self.crew if w.phase is Phase.BUSY and not w.remembered and now >= w.begun + _REMEMBER_SECONDS
         ]
         for worker in slow:
             worker.remembered = True
@@ -452,10 +481,9 @@ class Pool:
     def _watch_storage(self, now: float) -> None:
         """Notice storage that has stopped answering, and that it answers again."""
         storage = self._config.storage
+        self._shut_since = (self._shut_since or now) if self._gate_is_shut else None
         since = [worker.stalled_since for worker in self.crew if worker.stalled_since is not None]
-        waits = self._commit_waits_since
-        if waits is not None and now - waits >= storage.stall_seconds:
-            since.append(waits)
+        since += [silence for silence in self._silences() if now >= silence + storage.stall_seconds]
         if not since:
             if self._stalled_since is not None:
                 self._actions.append(Notice("storage answers again"))
@@ -465,9 +493,18 @@ class Pool:
             self._stalled_since = min(since)
             files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
             self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
-        if now - self._stalled_since >= storage.give_up_seconds and self.error is None:
+        if now - self._stalled_since >= storage.give_up_seconds and not self.clerk_gave_up:
             self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s"))
             self.give_up(now)
+
+    def _silences(self) -> list[float]:
+        """Return since when nothing has come of what only storage can bring on."""
+        return [since for since in (self._commit_waits_since, self._shut_since) if since is not None]
+
+    @property
+    def _gate_is_shut(self) -> bool:
+        """Whether children wait at the gate and lost ones alone hold what they wait for."""
+        return self.gate.waiting > 0 and self.crew.count(Phase.BUSY, Phase.KILLING) == 0
 
     def _pay_credit(self) -> None:
         if self.jobs.credit_owed and not self.draining:

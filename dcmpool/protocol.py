@@ -248,7 +248,6 @@ class Opened(Message, frozen=True):
     base: bytes
     """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
-    resumed: bool
 
 
 class Refused(Message, frozen=True):

@@ -100,7 +100,10 @@ class Supervisor:
         ------
         UsageError, LockedError
             SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
+        LaunchError
+            The clerk cannot be started.
         """
+        _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._start_clerk()
@@ -376,7 +379,10 @@ class Supervisor:
             return
         self._clerk_deaths += 1
         if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
-            self._pool.stop(LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}"))
+            error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
+            if not self._opened:
+                raise error
+            self._pool.stop(error)
             self._pool.give_up(self._clock())
             return
         self._start_clerk()
@@ -385,10 +391,11 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals_queued(self) -> Iterator[None]:
-        """Have signals do nothing but wake the loop."""
+        """Have signals do nothing but wake the loop; those that are ignored (nohup) stay so."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(read, selectors.EVENT_READ, lambda: self._on_signal(read))
-        handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
         old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         try:
             yield

@@ -41,7 +41,9 @@ STREAM_BYTES = 64 * 1024 * 1024
 STAGES = tuple(Stage)
 """The board holds an index into this."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UID_CHARACTERS = 64
+"""PS3.5 6.2, UI; a file may hold more."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Channel:
@@ -116,7 +118,12 @@ class Attempt:
                 if failed:
                     return failed
             self._channel.send(
-                Inspected(self._order.job, instance.transfer_syntax_uid, instance.native_bytes, self._engine)
+                Inspected(
+                    self._order.job,
+                    instance.transfer_syntax_uid[:_UID_CHARACTERS],
+                    instance.native_bytes,
+                    self._engine,
+                )
             )
             return self._produce(source, instance)
 
@@ -181,7 +188,8 @@ class Attempt:
             source.check_unchanged()
             mtime_ns = os.fstat(fd).st_mtime_ns
         except BaseException:
-            os.unlink(self._order.temp)
+            with contextlib.suppress(OSError):  # what keeps it from being removed is not what happened first
+                os.unlink(self._order.temp)
             raise
         finally:
             os.close(fd)
@@ -189,7 +197,7 @@ class Attempt:
             job=self._order.job,
             outcome=instance.outcome,
             engine=self._engine,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid[:_UID_CHARACTERS],
             source_size=source.size,
             source_mtime_ns=source.mtime_ns,
             size=written.size,
@@ -233,7 +241,8 @@ class Attempt:
         os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
 
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
-        return Left(self._order.job, outcome, instance.transfer_syntax_uid, source.size, source.mtime_ns, reason)
+        uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
+        return Left(self._order.job, outcome, uid, source.size, source.mtime_ns, reason)
 
     def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
         return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)

@@ -1,0 +1,530 @@
+"""`Pool` in a simulated world: a state machine that does the worst to it, and the main flows as examples."""
+
+import signal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from dcmpool.config import MIB
+from dcmpool.crew import Phase
+from dcmpool.errors import LaunchError, StoppedError
+from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.protocol import (
+    Assign,
+    Begin,
+    Discard,
+    Failed,
+    Inspected,
+    Item,
+    Left,
+    Message,
+    Ready,
+    Stopped,
+    Wants,
+)
+from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, items, written
+
+CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGALRM, None])
+KINDS = st.sampled_from(list(FailureKind))
+OUTCOMES = st.sampled_from(list(Outcome))
+ENGINES = st.sampled_from(["gdcm", "gdcmconv", "pylibjpeg", ""])
+FILES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "there is a file"])), min_size=0, max_size=7)
+SIZES = st.sampled_from([0, 2 * MIB, 32 * MIB])
+PICK = st.integers(0, 7)
+
+
+# --- the main flows, one by one
+
+
+def started(count: int = 2, **settings: Any) -> World:
+    """Return a world with `count` files found and all children at work."""
+    world = World(items(count), config(**settings))
+    world.handle(1)
+    world.look(count)
+    world.find()
+    make_ready(world)
+    return world
+
+
+def make_ready(world: World) -> None:
+    """Let the fork server and new children do what they should."""
+    world.launch_all()
+    for child in list(world.children.values()):
+        if not child.ready:
+            world.say(child, Ready())
+
+
+def busy(world: World) -> list[SimChild]:
+    """Return the children that have a job."""
+    return [child for child in world.children.values() if child.order]
+
+
+def order(child: SimChild) -> Assign:
+    """Return the job of a child."""
+    assert child.order
+    return child.order
+
+
+def phase(world: World, child: SimChild) -> Phase:
+    """Return how the pool sees a child."""
+    return world.pool.crew[child.id].phase
+
+
+def kinds(world: World) -> list[FailureKind]:
+    """Return the attempts of the one file that failed."""
+    (ending,) = world.tally.failed.values()
+    return [attempt.kind for attempt in ending.attempts]
+
+
+def test_a_good_run_ends_with_exit_code_0() -> None:
+    """Every file is written, committed and acknowledged once, and no child is left."""
+    world = started(5)
+    world.behave()
+    assert world.pool.exit_code == 0
+    assert world.tally.counts == {Outcome.DECOMPRESSED: 5, Outcome.SETTLED: 0}
+    assert not world.children
+
+
+def test_a_child_at_its_limit_is_killed_and_its_file_goes_to_the_next_engine_in_a_fresh_child() -> None:
+    """SIGTERM at the limit, SIGKILL after the grace, and the engine is not tried again."""
+    world = started(1, workers=1)
+    (first,) = busy(world)
+    first.ignores_term = True
+    world.say(first, Inspected(order(first).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
+    world.advance(7.875)
+    assert first.term_at is None
+    begun = world.now - 7.875
+    world.advance(4.0)
+    assert (first.term_at, first.kill_at) == (begun + 8.0, begun + 8.25)
+    make_ready(world)
+    (second,) = busy(world)
+    assert second.id != first.id
+    assert order(second).tried == ("gdcm", "gdcmconv")  # the same codecs
+    assert order(second).attempt == 2
+    world.behave()
+    assert world.pool.exit_code == 0
+
+
+def test_a_child_that_sigkill_does_not_end_is_lost_and_its_slot_is_filled_again() -> None:
+    """Its file fails, its tokens stay with it until the kernel lets go of it."""
+    world = started(3, workers=2)
+    stuck = busy(world)[0]
+    stuck.unkillable = True
+    world.advance(8.25 + 4.0)
+    assert phase(world, stuck) is Phase.LOST
+    assert world.pool.gate.bytes_held >= stuck.bytes > 0
+    assert kinds(world) == [FailureKind.LOST]
+    make_ready(world)
+    assert len(busy(world)) == 2 + 1
+    stuck.unkillable = False
+    world.die(stuck, -signal.SIGKILL)
+    assert world.pool.gate.bytes_held == sum(child.bytes for child in busy(world))
+    world.behave()
+    assert world.tally.counts[Outcome.FAILED] == 1
+
+
+def test_more_lost_children_than_allowed_stop_the_run() -> None:
+    """Storage that swallows one child after the other would swallow all."""
+    world = started(4, workers=2, max_lost=1)
+    for child in busy(world):
+        child.unkillable = True
+    world.advance(13.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert "2 workers hang in the kernel" in str(world.pool.error)
+    world.behave()
+    assert world.pool.exit_code == 75
+
+
+@pytest.mark.parametrize("where", ["worker", "commit"])
+def test_full_storage_stops_the_run_and_nothing_is_blamed(where: str) -> None:
+    """No new file is begun, those under way end, and the run can be resumed."""
+    world = started(5)
+    first, second = busy(world)
+    if where == "worker":
+        world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
+    else:
+        world.say(first, written(order(first).job))
+        world.handle(len(world.clerk.inbox), FailureKind.NO_SPACE)
+    assert isinstance(world.pool.error, StoppedError)
+    assert "make room" in str(world.pool.error)
+    world.say(second, written(order(second).job))
+    world.behave()
+    assert world.pool.exit_code == 75
+    assert not world.tally.failed
+    assert world.tally.counts[Outcome.DECOMPRESSED] >= 1
+
+
+def test_three_children_in_a_row_that_do_not_start_end_the_run() -> None:
+    """A fourth would not start either."""
+    world = World(items(1), config(workers=1))
+    for _ in range(3):
+        world.launch_all()
+        (child,) = world.children.values()
+        world.die(child, 1)
+    assert isinstance(world.pool.error, LaunchError)
+    assert "exit code 1" in str(world.pool.error)
+    world.behave()
+    assert world.pool.exit_code == 70
+
+
+def test_a_start_that_succeeds_makes_up_for_those_that_did_not() -> None:
+    """Only failures in a row count."""
+    world = World(items(9), config(workers=1))
+    world.handle(1)
+    world.look(9)
+    world.find()
+    for _ in range(2):
+        world.launch_all()
+        (child,) = world.children.values()
+        world.die(child, 1)
+    make_ready(world)
+    for _ in range(2):
+        (child,) = world.children.values()
+        world.die(child, -signal.SIGKILL)
+        world.launch_all()
+    assert world.pool.error is None
+    world.behave()
+
+
+def test_a_child_that_never_becomes_ready_is_killed() -> None:
+    """STARTING has a deadline like every other phase in which something is awaited."""
+    world = World(items(1), config(workers=1))
+    world.launch_all()
+    (child,) = world.children.values()
+    world.advance(16.0)
+    assert child.term_at == world.now
+
+
+def test_a_file_whose_child_is_killed_from_outside_twice_is_done_last_and_alone() -> None:
+    """The out-of-memory killer is nobody's verdict, until it strikes a file that has the machine to itself."""
+    world = started(4, workers=2)
+    path = order(busy(world)[0]).source
+    for _ in range(2):
+        victim = next(child for child in busy(world) if order(child).source == path)
+        world.die(victim, -signal.SIGKILL)
+        make_ready(world)
+    assert all(order(child).source != path for child in busy(world))
+    while not any(order(child).source == path for child in busy(world)):
+        for child in busy(world):
+            world.say(child, written(order(child).job))
+        make_ready(world)
+    (alone,) = busy(world)
+    world.die(alone, -signal.SIGKILL)
+    assert not world.tally.failed
+    world.behave()
+    assert world.pool.exit_code == 0
+
+
+def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() -> None:
+    """A child that waits for storage is not killed; it has its whole limit again afterwards."""
+    world = started(3)
+    world.stalled = True
+    world.advance(30.0)
+    assert [notice for notice in world.notices if "does not answer" in notice]
+    assert world.pool.crew.kills == 0
+    world.stalled = False
+    world.advance(1.0)
+    assert world.notices[-1] == "storage answers again"
+    world.advance(7.0)
+    assert world.pool.crew.kills == 0
+    world.advance(1.0)
+    assert world.pool.crew.kills == 2
+    world.behave()
+
+
+def test_storage_that_never_answers_again_stops_the_run() -> None:
+    """After `give_up_seconds` the run ends, resumable, and no file is called failed."""
+    world = started(3)
+    world.stalled = True
+    for child in busy(world):
+        child.unkillable = True
+    world.advance(8.0 + 64.0 + 4.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert world.pool.is_over
+    assert world.pool.clerk_gave_up
+    assert not world.tally.failed
+    assert world.pool.exit_code == 75
+
+
+def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
+    """Its silence is said, and in the end it is given up."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.say(child, written(order(child).job))
+    world.advance(8.0)
+    assert "1 files wait for it" in world.notices[-1]
+    world.advance(56.0 + 8.0)
+    assert isinstance(world.pool.error, StoppedError)
+    assert world.pool.is_over
+
+
+def test_attempts_that_take_long_are_remembered_once() -> None:
+    """Should everything die with them, the next run knows."""
+    world = started(1, workers=1)
+    world.advance(0.875)
+    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    world.advance(6.0)
+    (begin,) = [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    assert [begun.path for begun in begin.attempts] == [b"CT0001"]
+
+
+def test_what_a_dead_child_left_is_thrown_away() -> None:
+    """Its private folder and its temp file, by name."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    temp = order(child).temp
+    world.die(child, -signal.SIGSEGV)
+    (discard,) = [m for m in world.clerk.inbox if isinstance(m, Discard)]
+    assert discard.names == (b"run-w1", temp.rpartition(b"/")[2])
+
+
+def test_time_at_the_gate_is_not_the_jobs_own() -> None:
+    """The limit stands still while a child waits, and goes on from there."""
+    world = started(2, workers=2, max_writers=1)
+    first, second = busy(world)
+    assert (first.writer, second.writer) == (True, False)
+    world.advance(4.0)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.advance(3.0)
+    world.say(first, written(order(first).job))
+    assert second.wants is None
+    world.advance(3.875)
+    assert second.term_at is None
+    world.advance(0.125)
+    assert second.term_at == world.now
+
+
+def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
+    """Ctrl-Z for a minute moves every deadline by a minute."""
+    world = started(2)
+    world.advance(4.0)
+    world.suspend(60.0)
+    world.advance(3.875)
+    assert world.pool.crew.kills == 0
+    world.advance(0.125)
+    assert world.pool.crew.kills == 2
+    world.behave()
+
+
+def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
+    """SIGINT once: exit code 130, resumable."""
+    world = started(5)
+    world.step(world.pool.drain)
+    for child in busy(world):
+        world.say(child, written(order(child).job))
+    world.behave()
+    assert world.pool.exit_code == 130
+    assert world.tally.ended == 2
+
+
+# --- what once went wrong
+
+
+def test_a_child_that_closed_its_channel_gets_no_job() -> None:
+    """It is dying, and the file would be blamed for it."""
+    world = World(items(1), config(workers=1))
+    make_ready(world)
+    (child,) = world.children.values()
+    world.hang_up(child)
+    world.handle(1)
+    world.look(1)
+    world.find()
+    assert child.order is None
+    world.behave()
+
+
+def test_a_child_gets_no_job_before_the_fork_server_has_told_its_pid() -> None:
+    """Should the fork server die in between, nobody could ever tell that the child is dead."""
+    world = World(items(1), config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    (child,) = world.children.values()
+    world.say(child, Ready())
+    assert child.order is None
+    world.launched(child)
+    assert child.order is not None
+    world.behave()
+
+
+def test_a_child_that_asks_for_the_writers_place_it_holds_does_not_wait_for_itself() -> None:
+    """Waiting has no deadline, so it must end by itself."""
+    world = started(1, workers=1, max_writers=1)
+    (child,) = busy(world)
+    assert child.writer
+    world.say(child, Wants(order(child).job, writer=True))
+    assert child.wants is None
+    world.behave()
+
+
+def test_lost_children_that_hold_every_token_stop_the_run() -> None:
+    """Nobody else can ever get through the gate: that is storage that does not answer."""
+    world = started(3, workers=2, max_writers=1, max_lost=3)
+    lost, other = busy(world)
+    world.say(other, Wants(order(other).job, writer=True))
+    lost.unkillable = True
+    world.advance(8.25 + 4.0)
+    assert phase(world, lost) is Phase.LOST
+    make_ready(world)
+    for child in busy(world):
+        if child is not lost and not child.wants:
+            world.say(child, Wants(order(child).job, writer=True))
+    world.advance(8.0)
+    assert "does not answer" in world.notices[-1]
+    world.advance(64.0)
+    assert isinstance(world.pool.error, StoppedError)
+    world.behave()
+
+
+def test_a_run_that_stops_gives_up_on_stalled_storage_too() -> None:
+    """The first reason to stop stands, but the run must end."""
+    world = started(3)
+    first, second = busy(world)
+    world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
+    second.unkillable = True
+    world.stalled = True
+    world.advance(8.0 + 64.0 + 8.0)
+    assert world.pool.is_over
+    assert world.pool.exit_code == 75
+    assert "make room" in str(world.pool.error)
+
+
+def test_a_file_whose_child_was_killed_because_the_run_gave_up_is_left_for_the_next_run() -> None:
+    """Not even a file that is done alone is called failed for it."""
+    world = World([Item(b"CT", 1, 1, interrupted=2)], config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    assert busy(world)
+    world.step(lambda: world.pool.from_clerk(Stopped("the target is gone"), world.now))
+    assert world.pool.is_over
+    assert not world.tally.failed
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_file_that_ended_while_a_restarted_clerk_walked_is_not_done_twice(stale: bool) -> None:
+    """The clerk may have looked it up before it ended, and say so afterwards."""
+    world = started(1, workers=1)
+    world.restart_clerk()
+    world.welcome()
+    world.handle(9)
+    (child,) = busy(world)
+    world.clerk.credit += stale
+    if stale:
+        world.look(1)
+    world.say(child, written(order(child).job))
+    world.handle(9)
+    world.look(1)
+    world.find()
+    world.behave()
+    assert world.tally.counts[Outcome.DECOMPRESSED] == 1
+
+
+def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
+    """Storage took its time, not the file."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.stalled = True
+    world.advance(12.0)
+    world.stalled = False
+    world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
+    world.advance(7.875)
+    assert child.term_at is None
+    world.advance(0.125)
+    assert child.term_at == world.now
+
+
+@pytest.mark.parametrize("others", ["copy", "skip"])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_child_cannot_call_done_what_it_did_not_write(outcome: Outcome, in_place: bool, others: str) -> None:
+    """Nothing to write is legal in place for what needs no decoder, and where other files are to be skipped."""
+    world = World(items(1), config(workers=1, others=others), in_place=in_place)
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (child,) = busy(world)
+    world.say(child, Left(order(child).job, outcome, "", 1, 1, "by design"))
+    legal = in_place and outcome in (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+    legal |= others == "skip" and outcome is Outcome.SKIPPED
+    assert bool(world.tally.counts[outcome]) == legal
+    assert child.doomed != legal
+
+
+def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
+    """The next one is told to finish, and no child is launched."""
+    world = World([], config())
+    world.handle(1)
+    world.find()
+    assert world.pool.finishing
+    world.restart_clerk()
+    world.welcome()
+    assert not world.children
+    world.behave()
+    assert not world.children
+
+
+def test_the_fork_servers_death_is_no_ones_fault() -> None:
+    """Its children's channels close at once, and that they are dead is known a second later."""
+    world = started(2)
+    for _ in range(3):
+        world.kill_forkserver()
+        world.advance(STATUS_SECONDS)
+        make_ready(world)
+    world.behave()
+    assert world.pool.exit_code == 0
+    assert not world.tally.failed
+    assert world.pool.crew.kills == 0
+
+
+def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
+    """It can neither be told nor tell anything any more."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.hang_up(child)
+    world.advance(4.0)
+    assert child.term_at is not None
+    world.behave()
+
+
+def test_a_child_that_hangs_up_while_it_waits_gets_no_grant() -> None:
+    """It is killed in a moment, and the place goes to the next."""
+    world = started(3, workers=3, max_writers=1)
+    first, second, third = busy(world)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.say(third, Wants(order(third).job, writer=True))
+    world.hang_up(second)
+    world.say(first, written(order(first).job))
+    assert third.writer
+    assert not second.writer
+    world.behave()
+
+
+def test_a_child_killed_while_it_waits_waits_no_more() -> None:
+    """A token that it will never hear of would be lost with it."""
+    world = started(3, workers=3, max_writers=1)
+    first, second, third = busy(world)
+    world.say(second, Wants(order(second).job, writer=True))
+    world.say(third, Wants(order(third).job, writer=True))
+    second.unkillable = True
+    world.say(second, Ready())
+    assert second.term_at is not None
+    world.say(first, written(order(first).job))
+    assert third.writer
+    world.behave()
+
+
+def test_a_file_found_after_the_run_was_stopped_is_left_for_the_next_one() -> None:
+    """The journal is closed by then."""
+    world = World([Item(b"CT", 1, 1, exists="there is a file")], config())
+    world.handle(1)
+    world.look(1)
+    world.step(world.pool.drain)
+    world.find()
+    world.behave()
+    assert not world.tally.failed

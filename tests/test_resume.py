@@ -1,0 +1,233 @@
+"""A second run on the same target: what is settled stays, what is missing or changed is done."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from pydicom.uid import JPEG2000Lossless
+
+from tests.command import Command, Ended, Record, own_command, tree
+from tests.encoders import compressed
+from tests.series import check_series, make_series, native_series, pixel_digest
+
+command = pytest.fixture(own_command)
+
+RUN = ["run", "series", "-o", "native", "--json"]
+
+
+@pytest.fixture
+def record(command: Command) -> Record:
+    """A series in `series` whose first run is over, with its results in `native`."""
+    record = make_series(command.path / "series", slices=6, size=64)
+    assert command.run(*RUN).code == 0
+    return record
+
+
+def counts(ended: Ended) -> dict[str, int]:
+    return {name: count for name, count in ended.summary["counts"].items() if count}
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return inode and time of change of each result: both stay where nothing was done."""
+    found = {path.name: path.stat() for path in folder.glob("*.dcm")}
+    return {name: (state.st_ino, state.st_ctime_ns) for name, state in found.items()}
+
+
+def test_what_is_settled_is_not_touched(command: Command, record: Record) -> None:
+    before = states(command.path / "native")
+    again = command.run(*RUN)
+    assert again.code == 0
+    assert counts(again) == {"settled": 6}
+    assert states(command.path / "native") == before
+
+
+def test_the_same_folders_by_other_names_are_the_same(command: Command, record: Record) -> None:
+    again = command.run("run", command.path / "series", "-o", "../work/native/", "--json")
+    assert counts(again) == {"settled": 6}
+
+
+def test_a_deleted_result_is_made_again_and_no_other(command: Command, record: Record) -> None:
+    before = states(command.path / "native")
+    (command.path / "native" / "CT0003.dcm").unlink()
+    again = command.run(*RUN)
+    assert again.code == 0
+    assert counts(again) == {"settled": 5, "decompressed": 1}
+    assert check_series(record, command.path / "native") == []
+    after = states(command.path / "native")
+    assert {name for name in before if before[name] != after[name]} == {"CT0003.dcm"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_result_that_was_changed_is_not_settled(command: Command, record: Record, damage: str) -> None:
+    result = command.path / "native" / "CT0003.dcm"
+    content = result.read_bytes()
+    result.write_bytes(content[:-100] if damage == "cut" else b"x" * len(content))
+    again = command.run(*RUN)
+    assert counts(again)["settled"] == 5
+    if again.code == 1:  # somebody's work, perhaps: refused as what dcmpool did not write
+        assert again.failed["CT0003.dcm"]["kind"] == "EXISTS"
+        again = command.run(*RUN, "--overwrite")
+    assert again.code == 0
+    assert check_series(record, command.path / "native") == []
+
+
+def test_a_new_file_in_the_source_is_done_and_no_other(command: Command, record: Record) -> None:
+    before = states(command.path / "native")
+    (command.path / "series" / "new.dcm").write_bytes((command.path / "series" / "CT0001.dcm").read_bytes())
+    again = command.run(*RUN)
+    assert counts(again) == {"settled": 6, "decompressed": 1}
+    assert before.items() <= states(command.path / "native").items()
+
+
+def test_a_source_that_changed_is_done_again(command: Command, record: Record) -> None:
+    """Same name and size, other pixels."""
+    source = command.path / "series"
+    first, fourth = source / "CT0001.dcm", source / "CT0004.dcm"  # the same Transfer Syntax
+    content = fourth.read_bytes()
+    first.write_bytes(content.ljust(len(content) + 2, b"\0"))
+    again = command.run(*RUN)
+    assert again.code == 0, again
+    assert counts(again) == {"settled": 5, "decompressed": 1}
+    assert check_series({**record, "CT0001.dcm": record["CT0004.dcm"]}, command.path / "native") == []
+
+
+def test_a_source_that_changed_within_its_size_is_done_again(command: Command, record: Record) -> None:
+    first = command.path / "series" / "CT0001.dcm"
+    content = first.read_bytes()
+    first.write_bytes(content.replace(b"CompressedSamples^CT1", b"CompressedSamples^CT2"))
+    os.utime(first, ns=(time.time_ns(), time.time_ns() + 10**9))
+    again = command.run(*RUN)
+    assert again.code == 0, again
+    assert counts(again) == {"settled": 5, "decompressed": 1}
+    assert b"CompressedSamples^CT2" in (command.path / "native" / "CT0001.dcm").read_bytes()
+
+
+def test_a_file_that_left_the_source_leaves_its_result(command: Command, record: Record) -> None:
+    (command.path / "series" / "CT0001.dcm").unlink()
+    again = command.run(*RUN)
+    assert again.code == 0
+    assert counts(again) == {"settled": 5}
+    assert check_series(record, command.path / "native") == []
+
+
+def test_old_temp_files_are_swept(command: Command, record: Record) -> None:
+    temporary = command.path / "native" / ".dcmpool" / "tmp"
+    (temporary / "0badc0de-w1").mkdir(parents=True)
+    (temporary / "0badc0de-1-1-99").write_bytes(b"half a file")
+    (temporary / "0badc0de-w1" / "out.dcm").write_bytes(b"patient")
+    assert command.run(*RUN).code == 0
+    assert not temporary.exists() or list(temporary.iterdir()) == []
+
+
+def test_failed_files_are_listed_again_with_the_reason(command: Command, record: Record) -> None:
+    broken = command.path / "series" / "broken.dcm"
+    broken.write_bytes((command.path / "series" / "CT0001.dcm").read_bytes()[:-900])
+    first, second = command.run(*RUN), command.run(*RUN)
+    assert first.code == second.code == 1
+    assert first.failed.keys() == second.failed.keys() == {"broken.dcm"}
+    assert second.failed["broken.dcm"]["kind"] == first.failed["broken.dcm"]["kind"]
+    assert second.failed["broken.dcm"]["reason"] == first.failed["broken.dcm"]["reason"]
+    assert second.failed["broken.dcm"]["attempts"]
+    assert second.summary["exit_code"] == 1
+
+
+def test_a_failed_file_that_is_repaired_is_done(command: Command, record: Record) -> None:
+    broken = command.path / "series" / "broken.dcm"
+    whole = (command.path / "series" / "CT0001.dcm").read_bytes()
+    broken.write_bytes(whole[:-900])
+    assert command.run(*RUN).code == 1
+    broken.write_bytes(whole)
+    assert command.run(*RUN).code == 0
+    assert check_series({**record, "broken.dcm": record["CT0001.dcm"]}, command.path / "native") == []
+
+
+def test_what_was_refused_is_done_once_the_way_is_free(command: Command) -> None:
+    record = make_series(command.path / "series", slices=2, size=64)
+    (command.path / "native").mkdir()
+    (command.path / "native" / "CT0001.dcm").write_text("mine")
+    assert command.run(*RUN).code == 1
+    assert command.run(*RUN).code == 1
+    (command.path / "native" / "CT0001.dcm").unlink()
+    assert command.run(*RUN).code == 0
+    assert check_series(record, command.path / "native") == []
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(command: Command) -> None:
+    record = make_series(command.path / "series", slices=2, size=64)
+    locked = command.path / "series" / "CT0001.dcm"
+    locked.chmod(0)
+    assert command.run(*RUN, powerless=True).code == 1
+    locked.chmod(0o600)
+    assert command.run(*RUN, powerless=True).code == 0
+    assert check_series(record, command.path / "native") == []
+
+
+def test_a_limit_that_was_too_short_is_not_the_last_word(command: Command) -> None:
+    """A good file that ran into `--limit` is tried again where the limit is longer."""
+    (instance,) = native_series(slices=1, size=2048)
+    wanted = pixel_digest(instance)
+    (command.path / "series").mkdir()
+    compressed(instance, JPEG2000Lossless).save_as(command.path / "series" / "slow.dcm", enforce_file_format=True)
+    first = command.run(*RUN, "--limit", "0.1")
+    assert first.code == 1, first
+    assert first.failed["slow.dcm"]["kind"] == "TIMEOUT"
+    second = command.run(*RUN, "--limit", "60")
+    assert second.code == 0, second
+    assert check_series({"slow.dcm": wanted}, command.path / "native") == []
+
+
+def test_skipped_others_are_copied_when_asked_for(command: Command) -> None:
+    make_series(command.path / "series", slices=1, size=64)
+    (command.path / "series" / "notes.txt").write_text("not DICOM")
+    assert command.run(*RUN, "--others", "skip").code == 0
+    assert command.run(*RUN).code == 0
+    assert (command.path / "native" / "notes.txt").read_text() == "not DICOM"
+
+
+def test_without_its_journal_the_results_count_as_foreign(command: Command, record: Record) -> None:
+    private = command.path / "native" / ".dcmpool"
+    for path in private.iterdir():
+        path.unlink()
+    private.rmdir()
+    before = states(command.path / "native")
+    again = command.run(*RUN)
+    assert again.code == 1
+    assert {item["kind"] for item in again.summary["failed"]} == {"EXISTS"}
+    assert states(command.path / "native") == before
+    assert command.run(*RUN, "--overwrite").code == 0
+    assert check_series(record, command.path / "native") == []
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "cut", "folder", "unwritable"])
+def test_a_journal_that_cannot_be_used_harms_no_result(command: Command, record: Record, damage: str) -> None:
+    """Either one clear line and exit code 2, or the run copes; the results stay, and no traceback is shown."""
+    journal = command.path / "native" / ".dcmpool" / "journal.sqlite"
+    before = tree(command.path / "native")
+    content = journal.read_bytes()
+    if damage == "folder":
+        journal.unlink()
+        journal.mkdir()
+    elif damage == "unwritable":
+        journal.chmod(0o400)
+    else:
+        journal.write_bytes({"garbage": b"garbage" * 999, "empty": b"", "cut": content[: len(content) // 2]}[damage])
+    ended = command.run("run", "series", "-o", "native", powerless=True)
+    assert tree(command.path / "native") == before
+    assert "Traceback" not in ended.err
+    assert ended.code in (0, 1, 2), ended
+    if ended.code == 2:
+        assert len(ended.lines()) == 1, ended
+    if damage == "empty":
+        assert ended.code == 1, ended  # a journal without rows knows no result
+
+
+def test_another_source_into_the_same_target(command: Command, record: Record) -> None:
+    """Other names come beside the first ones; a name that is there already is not taken for the other source's."""
+    other = make_series(command.path / "other", slices=7, size=32)
+    ended = command.run("run", "other", "-o", "native", "--json")
+    assert ended.code in (1, 2), ended
+    assert check_series(record, command.path / "native") == []
+    if ended.code == 1:
+        assert check_series({"CT0007.dcm": other["CT0007.dcm"]}, command.path / "native") == []
+        assert {item["kind"] for item in ended.summary["failed"]} == {"EXISTS"}

@@ -1,0 +1,557 @@
+"""A simulated world around `Pool`: children, clerk, fork server, storage and clock, and the promises checked in it.
+
+`World` does what `supervisor._loop` does: events, `tick`, actions; it wakes at an event or at the pool's next
+deadline, never in between. What children and clerk do is decided by the test. After every step `check` holds the
+invariants of the design; what an action breaks is an AssertionError where it is performed.
+"""
+
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
+from dcmpool.crew import Phase
+from dcmpool.jobs import MAX_ATTEMPTS
+from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.pool import Pool
+from dcmpool.protocol import (
+    Assign,
+    Commit,
+    CommitFailure,
+    Committed,
+    Discard,
+    Failed,
+    Finish,
+    Found,
+    Grant,
+    Inspected,
+    Item,
+    Left,
+    Message,
+    More,
+    Ready,
+    Result,
+    Scanned,
+    Settle,
+    Wants,
+    Written,
+)
+from dcmpool.report import Tally
+
+STATUS_SECONDS = 1.0
+"""How long the supervisor waits for the exit status of a child that is proved dead."""
+MAX_DISPATCHES = MAX_ATTEMPTS + 2
+"""Attempts, and two interruptions that do not count."""
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
+
+
+def config(*, workers: int = 2, max_writers: int = 2, max_lost: int = 1, others: str = "copy") -> Config:
+    """Return settings in binary fractions of seconds, so that the simulated clock meets deadlines exactly."""
+    return Config(
+        work=Work(workers=workers, scan_ahead=4, others="skip" if others == "skip" else "copy"),
+        limits=Limits(
+            floor_seconds=8.0,
+            slowest_mib_per_second=1.0,
+            memory_mib=1024,
+            start_seconds=16.0,
+            grace_seconds=0.25,
+            lost_seconds=4.0,
+            max_lost=max_lost,
+        ),
+        gate=Gate(max_writers=max_writers, max_inflight_mib=4, grant_mib=2),
+        storage=Storage(stall_seconds=8.0, give_up_seconds=64.0),
+    )
+
+
+@dataclass(eq=False)
+class SimChild:
+    """A child as it really is, which the pool can only guess."""
+
+    id: int
+    pid: int = 0
+    alive: bool = True
+    listening: bool = True
+    """Whether the supervisor still reads its channel."""
+    ready: bool = False
+    ignores_term: bool = False
+    unkillable: bool = False
+    order: Assign | None = None
+    wants: Wants | None = None
+    bytes: int = 0
+    writer: bool = False
+    """Its tokens, by the messages sent to it."""
+    term_at: float | None = None
+    kill_at: float | None = None
+
+    @property
+    def doomed(self) -> bool:
+        """Whether the pool has begun to kill it, and so listens no more."""
+        return self.term_at is not None or self.kill_at is not None
+
+    def drop_tokens(self) -> None:
+        self.bytes, self.writer = 0, False
+
+
+@dataclass(eq=False)
+class SimClerk:
+    """A clerk that walks a list and keeps a journal, each step when it is told to."""
+
+    journal: dict[bytes, int] = field(default_factory=dict)
+    """Settled path to job: survives the clerk's death."""
+    welcomed: bool = False
+    credit: int = 0
+    position: int = 0
+    looked: deque[Item] = field(default_factory=deque)
+    """Looked up in the journal and not yet sent."""
+    inbox: deque[Message] = field(default_factory=deque)
+    told_finish: bool = False
+    finished: bool = False
+    complete: bool = False
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, files: Iterable[Item], settings: Config, *, in_place: bool = False) -> None:
+        self.now = 1000.0
+        self.settings = settings
+        self.in_place = in_place
+        self.files = list(files)
+        self.tally = Tally()
+        self.pool = Pool(settings, "run", in_place=in_place, tally=self.tally)
+        self.children: dict[int, SimChild] = {}
+        self.clerk = SimClerk()
+        self.stalled = False
+        self.notices: list[str] = []
+        self.temps: set[bytes] = set()
+        """Complete temp files that wait for their final name."""
+        self.written: dict[bytes, int] = {}
+        """Every temp file that was ever said to be complete, and its job."""
+        self.endings: Counter[bytes] = Counter()
+        self.settled_jobs: set[int] = set()
+        self.broken = False
+        """Whether a promise was broken already, so that what follows means nothing."""
+        self._deaths: dict[int, tuple[float, int | None]] = {}
+        self._pids = iter(range(100, 1_000_000))
+        self._forkserver_is_dying = False
+        self.step(lambda: self.pool.opened(b"/source", b"/target/tmp", self.now))
+        self.welcome()
+
+    # --- driving
+
+    def step(self, *events: Callable[[], None]) -> None:
+        """Let events happen, then do what the loop does after each wait."""
+        self.broken = True
+        for event in events:
+            event()
+        self._tick()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; the loop wakes at each deadline and at no other time."""
+        end = self.now + seconds
+        wakes = 0
+        while (due := self._next_wake()) is not None and due <= end:
+            assert (wakes := wakes + 1) < 10_000, "the loop spins"
+            self.now = max(self.now, due)
+            self._tick()
+        self.now = end
+
+    def suspend(self, seconds: float) -> None:
+        """Stop the supervisor itself for a while (Ctrl-Z), as its loop notices it."""
+        self.now += seconds
+        self._deaths = {number: (due + seconds, code) for number, (due, code) in self._deaths.items()}
+        for child in self.children.values():
+            child.term_at = child.term_at + seconds if child.term_at is not None else None
+        self.step(lambda: self.pool.shift(seconds))
+
+    def _next_wake(self) -> float | None:
+        dues = [due for due, _ in self._deaths.values()]
+        deadline = self.pool.next_deadline()
+        return min([*dues, deadline] if deadline is not None else dues, default=None)
+
+    def _tick(self) -> None:
+        self.broken = True
+        for _ in range(9):
+            self._report_deaths()
+            self.pool.tick(self.now)
+            self._perform()
+            if self._forkserver_is_dying:
+                self._forkserver_is_dying = False
+                self._bury_unlaunched()
+                continue
+            wake = self._next_wake()
+            if wake is None or wake > self.now:
+                break
+        else:
+            raise AssertionError("the loop spins: the next deadline is not in the future")
+        self.check()
+        self.broken = False
+
+    def _report_deaths(self) -> None:
+        for number in [n for n, (due, _) in self._deaths.items() if due <= self.now]:
+            _, code = self._deaths.pop(number)
+            self.children[number].drop_tokens()
+            self.pool.died(number, code, self.now)
+
+    def _perform(self) -> None:
+        while actions := self.pool.take_actions():
+            for action in actions:
+                self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case LaunchChild():
+                assert not self.pool.finishing, "a child is launched after the end"
+                self.children[action.worker] = SimChild(action.worker)
+            case SendTo():
+                self._deliver(self.children[action.worker], action.message)
+            case SignalChild():
+                self._signal(self.children[action.worker], action.number)
+            case Examine():
+                self.pool.examined(action.worker, stalled=self.stalled, stage=Stage.DECODE, reason="slow", now=self.now)
+            case CloseChild():
+                child = self.children.pop(action.worker)
+                assert not child.alive or not child.pid, "closed while it lives"
+            case Tell():
+                self._told(action.message)
+            case Notice():
+                self.notices.append(action.text)
+
+    # --- children
+
+    def launch_all(self) -> None:
+        """Let the fork server answer."""
+        for child in list(self.children.values()):
+            self.launched(child)
+
+    def launched(self, child: SimChild) -> None:
+        """Let the fork server say that it made this child."""
+        if not child.pid:
+            child.pid = next(self._pids)
+            self.step(lambda: self.pool.launched(child.id, child.pid))
+
+    def say(self, child: SimChild, message: Message) -> None:
+        """Let a child send a message, legal or not."""
+        if not (child.alive and child.listening):
+            return
+        doomed, legal, job = child.doomed, self._is_legal(child, message), child.order
+        if legal and not doomed:
+            self._account(child, message)
+        self.step(lambda: self.pool.message(child.id, message, self.now))
+        if not legal:
+            assert child.doomed, f"{message} of a child in {job} was taken"
+
+    def garble(self, child: SimChild) -> None:
+        """Let a child send what is no message; the supervisor stops reading."""
+        if child.alive and child.listening:
+            child.listening = False
+            self.step(lambda: self.pool.garbled(child.id, "a frame that does not decode", self.now))
+            assert child.doomed
+
+    def hang_up(self, child: SimChild) -> None:
+        """Let a child close its channel and live on."""
+        if child.listening:
+            child.listening = False
+            self.step(lambda: self.pool.hung_up(child.id, self.now))
+
+    def die(self, child: SimChild, code: int | None, *, status_after: float = 0.0) -> None:
+        """Let a child die; its channel closes at once, its exit status may come later."""
+        if not child.alive or not child.pid:
+            return
+        child.alive = False
+        self._deaths[child.id] = (self.now + status_after, code)
+        if status_after:
+            self.hang_up(child)
+        else:
+            self._tick()
+
+    def kill_forkserver(self) -> None:
+        """SIGKILL it: its children die by the kernel, and nobody can tell their exit status."""
+        for child in list(self.children.values()):
+            if child.pid and not child.unkillable:
+                self.die(child, None, status_after=STATUS_SECONDS)
+        self._bury_unlaunched()
+        self._tick()
+
+    def _bury_unlaunched(self) -> None:
+        for child in self.children.values():
+            if not child.pid:
+                child.alive = False
+                child.drop_tokens()
+        self.pool.forkserver_died()
+        self._perform()
+        assert all(child.pid for child in self.children.values())
+
+    def _deliver(self, child: SimChild, message: Message) -> None:
+        assert not child.doomed, f"{message} to a child that is being killed"
+        match message:
+            case Assign():
+                self._check_order(child, message)
+                child.order = message
+                child.bytes, child.writer = message.granted_bytes, message.granted_writer
+            case Grant():
+                assert child.order is not None
+                assert child.wants is not None, "a grant that was not asked for"
+                assert message.job == child.order.job
+                if child.wants.writer:
+                    child.writer = True
+                else:
+                    child.bytes = child.wants.bytes
+                child.wants = None
+            case _:
+                raise AssertionError(message)
+
+    def _check_order(self, child: SimChild, order: Assign) -> None:
+        assert child.ready
+        assert child.order is None, "two jobs at once"
+        assert child.listening, "a job for a child that closed its channel"
+        assert child.pid, "a job for a child that is not known to exist"
+        assert not self.pool.draining, "a new job while draining"
+        assert not (self.notices and "does not answer" in self.notices[-1]), "a new job while storage stalls"
+        holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
+        assert not holders, "one job, two children"
+        assert order.job not in self.settled_jobs, "a job after its end"
+        assert order.attempt <= MAX_DISPATCHES
+        assert order.temp not in self.written, "a temp name used twice"
+
+    def _is_lost(self, child: SimChild) -> bool:
+        return self.pool.crew[child.id].phase is Phase.LOST
+
+    def _is_legal(self, child: SimChild, message: Message) -> bool:
+        """The protocol in our own words."""
+        if isinstance(message, Ready):
+            return not child.ready
+        if child.order is None or child.wants is not None or getattr(message, "job", None) != child.order.job:
+            return False
+        if isinstance(message, Written):
+            with_file = {Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT}
+            return message.outcome in ({Outcome.DECOMPRESSED} if self.in_place else with_file)
+        if isinstance(message, Left):
+            without = {Outcome.COPIED, Outcome.OTHER, Outcome.KEPT} if self.in_place else set()
+            if self.settings.work.others == "skip":
+                without.add(Outcome.SKIPPED)
+            return message.outcome in without
+        return isinstance(message, Inspected | Wants | Failed)
+
+    def _account(self, child: SimChild, message: Message) -> None:
+        match message:
+            case Ready():
+                child.ready = True
+            case Wants():
+                child.wants = message
+                if message.writer:
+                    child.writer = False
+                else:
+                    child.drop_tokens()
+            case Written() | Left() | Failed():
+                assert child.order is not None
+                if isinstance(message, Written):
+                    self.temps.add(child.order.temp)
+                    self.written[child.order.temp] = child.order.job
+                child.order = None
+                child.drop_tokens()
+            case _:
+                pass
+
+    def _signal(self, child: SimChild, number: int) -> None:
+        if number == signal.SIGKILL:
+            assert child.kill_at is None, "killed twice"
+            if child.term_at is not None:
+                assert self.now - child.term_at <= self.settings.limits.grace_seconds, "the grace was overdrawn"
+            child.kill_at = self.now
+        else:
+            child.term_at = self.now
+        if not child.pid:
+            self._forkserver_is_dying = True
+            for other in self.children.values():
+                if other.pid and other.alive and not other.unkillable:
+                    other.alive = False
+                    other.listening = False
+                    self._deaths[other.id] = (self.now + STATUS_SECONDS, None)
+        elif child.alive and not child.unkillable and not (number == signal.SIGTERM and child.ignores_term):
+            child.alive = False
+            child.listening = False
+            self._deaths[child.id] = (self.now, -number)
+
+    # --- clerk
+
+    def welcome(self) -> None:
+        """Let a (new) clerk open the run."""
+        if not self.clerk.welcomed:
+            self.clerk.welcomed = True
+            self.step(lambda: self.pool.welcome_clerk(self.now))
+
+    def restart_clerk(self) -> None:
+        """Let the clerk die with all that it had not done, and another one start."""
+        if not self.clerk.finished:
+            self.clerk = SimClerk(journal=self.clerk.journal)
+
+    def look(self, count: int) -> None:
+        """Let the clerk walk on, as far as its credit goes."""
+        for _ in range(count):
+            if self.clerk.position == len(self.files):
+                break
+            item = self.files[self.clerk.position]
+            if item.path not in self.clerk.journal:
+                if not self.clerk.credit:
+                    break
+                self.clerk.credit -= 1
+                self.clerk.looked.append(item)
+            self.clerk.position += 1
+
+    def find(self) -> None:
+        """Let the clerk send what it has looked up."""
+        items = tuple(self.clerk.looked)
+        self.clerk.looked.clear()
+        complete = self.clerk.welcomed and self.clerk.position == len(self.files)
+        totals = Scanned(self.clerk.position, 0, 0, complete)
+        self.clerk.complete = complete
+        self.step(
+            *([lambda: self.pool.from_clerk(Found(items), self.now)] if items else []),
+            lambda: self.pool.from_clerk(totals, self.now),
+        )
+
+    def handle(self, count: int, failure: FailureKind | None = None, *, answer: bool = True) -> None:
+        """Let the clerk do what it was told; its answer may be lost with it."""
+        for _ in range(count):
+            if not self.clerk.inbox or not self.clerk.welcomed:
+                return
+            message = self.clerk.inbox.popleft()
+            committed = self._handle(message, failure)
+            if committed and answer:
+                for number in committed.jobs:
+                    self._acknowledged(number)
+                self.step(lambda committed=committed: self.pool.from_clerk(committed, self.now))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+
+    def _handle(self, message: Message, failure: FailureKind | None) -> Committed | None:
+        match message:
+            case More():
+                self.clerk.credit += message.jobs
+            case Settle():
+                self.clerk.journal |= {ending.path: ending.job for ending in message.endings}
+                return Committed(tuple(ending.job for ending in message.endings))
+            case Commit():
+                (result,) = message.results
+                return self._commit(result, failure)
+            case Discard():
+                for name in message.names:
+                    assert not any(os.path.basename(temp) == name for temp in self.temps), "a result is thrown away"
+            case Finish():
+                self.clerk.finished = True
+        return None
+
+    def _commit(self, result: Result, failure: FailureKind | None) -> Committed:
+        if result.temp in self.temps and failure is None:
+            self.temps.discard(result.temp)
+            self.clerk.journal[result.path] = result.job
+        elif self.clerk.journal.get(result.path) != result.job:
+            self.temps.discard(result.temp)
+            kind = failure or FailureKind.WRITE
+            return Committed((), (CommitFailure(result.job, kind, "no"),))
+        return Committed((result.job,))
+
+    def _acknowledged(self, number: int) -> None:
+        if number not in self.settled_jobs and number in self.pool.jobs.committing:
+            self.settled_jobs.add(number)
+            self.endings[self.pool.jobs.committing[number][0].path] += 1
+
+    def _told(self, message: Message) -> None:
+        match message:
+            case Commit():
+                assert not self.clerk.told_finish, "a commit after the end"
+                for result in message.results:
+                    assert self.written.get(result.temp) == result.job, "a commit of what was not written"
+                    assert result.job not in self.settled_jobs, "a commit of a job that has ended"
+            case Settle():
+                assert not self.clerk.told_finish, "an ending after the end"
+                for ending in message.endings:
+                    assert len(ending.attempts) <= MAX_ATTEMPTS
+                    if ending.job not in self.settled_jobs:
+                        self.settled_jobs.add(ending.job)
+                        self.endings[ending.path] += 1
+            case Finish():
+                self.clerk.told_finish = True
+            case _:
+                pass
+        self.clerk.inbox.append(message)
+
+    # --- promises
+
+    def check(self) -> None:
+        """What holds after every step."""
+        assert {worker.id for worker in self.pool.crew} == set(self.children)
+        for worker in self.pool.crew:
+            if worker.phase in (Phase.STARTING, Phase.BUSY, Phase.KILLING):
+                assert worker.deadline is not None, f"{worker.phase} without a deadline"
+        assert all(count == 1 for count in self.endings.values()), "a file that ended twice"
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        gate = self.pool.gate
+        sizes = [child.bytes for child in self.children.values() if child.bytes]
+        assert gate.bytes_held == sum(sizes), "bytes that nobody holds, or that are held twice"
+        assert gate.writers_held == sum(child.writer for child in self.children.values())
+        assert sum(sizes) <= gate.max_bytes or len(sizes) == 1
+        assert gate.writers_held <= gate.max_writers
+        waiting = sum(c.wants is not None and c.listening and not c.doomed for c in self.children.values())
+        assert gate.waiting == waiting, "a request that nobody waits for"
+
+    def behave(self, rounds: int = 400) -> None:
+        """From now on all is well: let the run come to its end, and check what is promised of it."""
+        self.stalled = False
+        for _ in range(rounds):
+            if self.clerk.finished or (self.pool.is_over and self.pool.clerk_gave_up):
+                return self._check_end()
+            self._behave_once()
+        raise AssertionError(f"no end: {[(w.id, w.phase, w.deadline) for w in self.pool.crew]}")
+
+    def _behave_once(self) -> None:
+        self.welcome()
+        self.handle(len(self.clerk.inbox))
+        before = (self.clerk.position, self.clerk.complete)
+        self.look(len(self.files))
+        if self.clerk.looked or (self.clerk.position, len(self.files)) != (before[0], before[0]) or not before[1]:
+            self.find()
+        self.launch_all()
+        spoke = False
+        for child in list(self.children.values()):
+            spoke |= self._work(child)
+        if not spoke and not self.clerk.inbox:
+            due = self._next_wake()
+            if due is not None:
+                self.advance(due - self.now)
+
+    def _work(self, child: SimChild) -> bool:
+        """Let a good child do its next step; return whether it had one to do."""
+        if not (child.alive and child.listening) or child.doomed or child.wants:
+            return False
+        if not child.ready:
+            self.say(child, Ready())
+        elif child.order:
+            self.say(child, written(child.order.job))
+        else:
+            return False
+        return True
+
+    def _check_end(self) -> None:
+        for child in self.children.values():
+            assert self._is_lost(child), "a child is left that is not lost"
+        if not self.pool.draining:
+            assert dict(self.endings) == {item.path: 1 for item in self.files}
+            assert self.tally.ended == len(self.files)
+            assert not self.temps
+            assert self.pool.gate.waiting == 0
+        assert self.tally.ended <= len(self.files)
+
+
+def written(job: int, outcome: Outcome = Outcome.DECOMPRESSED, seconds: float = 1.0) -> Written:
+    """Return a result of 2 MiB native Pixel Data."""
+    return Written(job, outcome, "gdcm", JPEG_LOSSLESS, 5, 6, 7, 8, 2 * MIB, "ab", seconds, 0.5)
+
+
+def items(count: int) -> list[Item]:
+    """Return files of SOURCE."""
+    return [Item(b"CT%04d" % number, 100, 1) for number in range(1, count + 1)]
