@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcmpool.model import Side, Stage
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 _STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped", "t": "traced"}
@@ -37,6 +39,11 @@ class Evidence:
     def in_kernel(self) -> bool:
         """Whether it waits in the kernel where no signal reaches it."""
         return self.state == "D"
+
+    @property
+    def mark(self) -> str:
+        """Name the call and the CPU time spent: equal marks mean that nothing has moved."""
+        return f"{self.system_call} {self.path!r} {self.cpu_seconds}"
 
     def text(self) -> str:
         """Return the state in words."""
@@ -69,15 +76,16 @@ def _system_call(pid: int) -> tuple[str, bytes]:
     return "", b""
 
 
-def is_stalled(evidence: Evidence, roots: tuple[bytes, ...]) -> bool:
-    """Whether the child waits for SOURCE's or TARGET's storage, and so is not to blame.
+def waits_for(evidence: Evidence, stage: Stage) -> Side | None:
+    """Say whose storage the child waits for, and so is not to blame; None if it waits for none.
 
-    A call by path that lasts is one on storage: a worker opens nothing else once it is ready.
+    A call by path that lasts is one on storage: a worker opens nothing else once it is ready. So is a call on a
+    file; what is none has a name without a slash ("pipe:[1]") or in no directory of the user's ("/memfd:output").
     """
-    if evidence.in_kernel:
-        return True
-    if evidence.state != "S" or not evidence.system_call:
-        return False
-    if not evidence.path:
-        return True
-    return any(evidence.path == root or evidence.path.startswith(root.rstrip(b"/") + b"/") for root in roots)
+    if not evidence.in_kernel and (evidence.state != "S" or not evidence.system_call):
+        return None
+    if evidence.path:
+        if not evidence.path.startswith(b"/") or evidence.path.startswith((b"/memfd:", b"/dev/", b"/proc/")):
+            return None
+        return Side.TARGET if b"/.dcmpool/" in evidence.path else Side.SOURCE
+    return Side.TARGET if stage in (Stage.WRITE, Stage.VERIFY) else Side.SOURCE

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dcmpool import __version__, _os, diagnose
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Phase
@@ -106,6 +106,7 @@ class Supervisor:
         _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
+                self._pool.begin(self._clock())
                 self._start_clerk()
                 self._start_forkserver()
                 self._loop()
@@ -137,8 +138,7 @@ class Supervisor:
                 return
             self._give_up_on_codes(now)
             self._flush()
-            if self._opened:
-                self._pool.tick(now)
+            self._pool.tick(now)
             if self._progress.is_due(now):
                 self._progress.show(self._snapshot(now), now)
 
@@ -259,9 +259,8 @@ class Supervisor:
         stage = child.stage
         engine = f" with {worker.engine}" if worker.engine else ""
         reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {evidence.text()}"
-        roots = (self._task.source, self._target)
-        stalled = diagnose.is_stalled(evidence, roots)
-        self._pool.examined(number, stalled=stalled, stage=stage, reason=reason, now=self._clock())
+        look = Look(diagnose.waits_for(evidence, stage), evidence.mark, stage, reason)
+        self._pool.examined(number, look, self._clock())
         self._perform()
 
     def _close_child(self, number: int) -> None:

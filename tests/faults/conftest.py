@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ def why_no_fuse() -> str:
     if os.geteuid() != 0:
         return "only root can mount without asking"
     try:
-        import mfusepy  # noqa: F401, PLC0415
+        import mfusepy  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         return f"libfuse: {error}"
     return ""
@@ -127,7 +126,7 @@ class Run:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, module: str = "", **settings: dict[str, Any]) -> None:
+    def start(self, module: str = "", **settings: Any) -> None:
         """Start it; `module` has the children's `serve_child`."""
         tables = {name: table | settings.get(name, {}) for name, table in self.settings.items()}
         lines = [
@@ -195,7 +194,7 @@ class Run:
         assert strange == []
         assert check_series({path.name: self.record[path.name] for path in found}, self.real_target) == []
 
-    def finish(self, **settings: dict[str, Any]) -> None:
+    def finish(self, **settings: Any) -> None:
         """Run once more, with nothing in the way: all must be done."""
         self.start(**settings)
         assert self.wait() == 0, f"{self.errors}\n{self._output.read_text()}"
@@ -275,6 +274,3 @@ def onto_disk(run: Run, disk: Disk) -> Iterator[Run]:
     yield run
     run.close()
     disk.close()
-
-
-INTERRUPT = signal.SIGINT

@@ -29,6 +29,8 @@ import mfusepy
 from dcmpool import _os
 
 FSNAME = "dcmpool-faults"
+_READDIRPLUS = 0b11 << 13
+"""FUSE_CAP_READDIRPLUS and FUSE_CAP_READDIRPLUS_AUTO (fuse_common.h)."""
 
 
 class Faults:
@@ -88,6 +90,11 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy carries no type
     """Everything passes through to `root`, after the rules have been asked."""
 
     use_ns = True
+
+    def init_with_config(self, conn_info: Any, config_3: Any) -> None:
+        """Have names read without their attributes, as most disks do: a file that fails must not fail its folder."""
+        if conn_info is not None:
+            conn_info.want &= ~_READDIRPLUS
 
     def __init__(self, root: Path, faults: Faults) -> None:
         self._root = str(root)
@@ -175,7 +182,8 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy carries no type
         return 0
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
-        os.utime(self._real("utimens", path), ns=times)
+        real = self._real("utimens", path)
+        os.utime(real, ns=times) if times else os.utime(real)
         return 0
 
     def statfs(self, path: str) -> dict[str, int]:
