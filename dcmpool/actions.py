@@ -45,6 +45,8 @@ class Look:
     mark: str
     """The call and how far it has come: equal marks mean that nothing has moved."""
     stage: str
+    is_stopped: bool
+    """Whether somebody has stopped it (SIGSTOP)."""
     reason: str
     """Why it is killed, should it be killed now."""
 

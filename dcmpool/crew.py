@@ -69,6 +69,8 @@ class Worker:
     side: Side | None = None
     hung_up: bool = False
     killed: bool = False
+    from_outside: bool = False
+    """Whether what it is killed for was done to it, not by it."""
     cause: FailureKind | None = None
     reason: str = ""
 

@@ -41,6 +41,11 @@ class Evidence:
         return self.state == "D"
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it."""
+        return self.state in ("T", "t")
+
+    @property
     def mark(self) -> str:
         """Name the call and the CPU time spent: equal marks mean that nothing has moved."""
         return f"{self.system_call} {self.path!r} {self.cpu_seconds}"

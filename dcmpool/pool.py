@@ -278,6 +278,7 @@ class Pool:
             worker.recover(now)
             self._due = now
         elif expired:
+            worker.from_outside = look.is_stopped
             self.crew.kill(worker, FailureKind.TIMEOUT, look.reason, now)
 
     def proved_dead(self, number: int) -> None:
@@ -293,12 +294,15 @@ class Pool:
         self._tell(Discard((scratch_name(self._run, worker.id), *([basename(worker.temp)] if worker.temp else []))))
         if worker.job is None:
             self._count_failed_start(worker, code)
+        elif worker.from_outside:
+            self._interrupted(worker, FailureKind.TIMEOUT, worker.reason, now)
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
         elif worker.killed:
             self.jobs.abandon(worker.job)  # killed because the run gave up, not for anything that it did
         elif code in _FROM_OUTSIDE:
-            self._interrupted(worker, code, now)
+            reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
+            self._interrupted(worker, FailureKind.CRASHED, reason, now)
         elif code == -signal.SIGALRM:
             self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it, long after its limit", now)
         else:
@@ -425,10 +429,9 @@ class Pool:
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
 
-    def _interrupted(self, worker: Worker, code: int | None, now: float) -> None:
+    def _interrupted(self, worker: Worker, kind: FailureKind, reason: str, now: float) -> None:
         assert worker.job is not None  # noqa: S101 - the caller holds it
-        reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
-        attempt = Attempt(worker.engine, FailureKind.CRASHED, reason, worker.stage, now - worker.begun)
+        attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.interrupted(worker.job, attempt), now)
 
     def _end(self, ending: Ending | None, now: float) -> None:
@@ -505,7 +508,7 @@ class Pool:
             self.give_up(now)
 
     def _waits(self) -> list[Wait]:
-        """Return all that only storage can bring on: children in its calls, the clerk's answers, a gate shut by both."""
+        """Return all that only storage can bring on: children in its calls, the clerk's answers, a gate shut."""
         waits = [Wait(w.stalled_since, w.side, 1) for w in self.crew if w.stalled_since is not None]
         if self._commit_waits_since is not None:
             side = Side.TARGET if self.is_open else None

@@ -259,7 +259,8 @@ class Supervisor:
         stage = child.stage
         engine = f" with {worker.engine}" if worker.engine else ""
         reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {evidence.text()}"
-        look = Look(diagnose.waits_for(evidence, stage), evidence.mark, stage, reason)
+        side = diagnose.waits_for(evidence, stage)
+        look = Look(side, evidence.mark, stage, is_stopped=evidence.is_stopped, reason=reason)
         self._pool.examined(number, look, self._clock())
         self._perform()
 

@@ -212,7 +212,7 @@ class World:
                 self._signal(self.children[action.worker], action.number)
             case Examine():
                 side = Side.TARGET if self.stalled else None
-                self.pool.examined(action.worker, Look(side, "", Stage.DECODE, "slow"), self.now)
+                self.pool.examined(action.worker, Look(side, "", Stage.DECODE, is_stopped=False, reason="slow"), self.now)
             case CloseChild():
                 child = self.children.pop(action.worker)
                 assert not child.alive or not child.pid, "closed while it lives"

@@ -9,7 +9,7 @@ from dcmpool import cli, supervisor
 def main() -> None:
     """Run the command as `python -m dcmpool` does, but for the children."""
     module = sys.argv.pop(1)
-    cli.Supervisor = functools.partial(supervisor.Supervisor, worker_module=module)  # type: ignore[assignment,misc]  # ditto
+    setattr(cli, "Supervisor", functools.partial(supervisor.Supervisor, worker_module=module))  # noqa: B010 - mypy
     cli.main()
 
 
