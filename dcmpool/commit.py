@@ -6,6 +6,7 @@ A file in TARGET is replaced only if the journal knows it and it is still as dcm
 `--overwrite`. All of it may be repeated: a result that already stands counts as committed.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -108,6 +109,17 @@ class Target:
             shutil.rmtree(path, ignore_errors=True)
         else:
             _remove(path)
+
+    def keep(self, name: str, files: dict[str, bytes], copy: bytes) -> None:
+        """Keep evidence: small files in a folder of its own, and a copy of the source if wanted. Best effort."""
+        folder = os.path.join(self.state, b"evidence", os.path.basename(name.encode()))
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            for file, text in files.items():
+                with open(os.path.join(folder, os.path.basename(file.encode())), "wb") as kept:
+                    kept.write(text)
+            if copy:
+                shutil.copyfile(copy, os.path.join(folder, b"source"))
 
     def sync(self, directories: set[bytes]) -> None:
         """Make the names in these directories durable."""

@@ -33,6 +33,7 @@ class Work(Section, frozen=True):
     engine: str = ""
     others: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
+    evidence_copy: bool = False
     scan_ahead: Positive = 512
 
 

@@ -232,6 +232,15 @@ class Discard(Message, frozen=True):
     names: tuple[bytes, ...]
 
 
+class Keep(Message, frozen=True):
+    """Keep what is known of a death, in a folder of this name in TARGET/.dcmpool/evidence."""
+
+    name: str
+    files: dict[str, bytes]
+    copy: bytes
+    """The source, if a copy of it is to be kept too."""
+
+
 class Finish(Message, frozen=True):
     """All is sent: write what is left, close the journal and end."""
 
@@ -323,7 +332,7 @@ class Finished(Message, frozen=True):
     """The journal is closed."""
 
 
-ToClerk = Open | More | Begin | Commit | Settle | Discard | Finish
+ToClerk = Open | More | Begin | Commit | Settle | Discard | Keep | Finish
 FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Stopped | Finished
 
 
