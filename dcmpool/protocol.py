@@ -345,6 +345,9 @@ class Launch(Message, frozen=True):
     child: Count
     memory_bytes: Count
     scratch: bytes
+    """The child's private folder, in TARGET/.dcmpool/tmp."""
+    source: bytes
+    """SOURCE, for a child in a sandbox; b"" for one without."""
 
 
 class Warmed(Message, frozen=True):

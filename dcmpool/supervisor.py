@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dcmpool import __version__, _os, diagnose, evidence
+from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
@@ -92,6 +92,7 @@ class Supervisor:
         self._target = task.target
         self._temp = self._base = b""
         self._kept = 0
+        self._unconfined = self._config.sandbox.mode == "off"
         self._opened = self._finished = False
         self._clerk_deaths = self._forkserver_deaths = 0
         self._signals = 0
@@ -110,6 +111,7 @@ class Supervisor:
         _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
+                self._check_sandbox()
                 self._pool.begin(self._clock())
                 self._start_clerk()
                 self._start_forkserver()
@@ -191,13 +193,23 @@ class Supervisor:
         except (BrokenPipeError, ConnectionResetError):
             self._unsent.clear()  # its pidfd will say that it is dead
 
+    def _check_sandbox(self) -> None:
+        """Say so where the kernel cannot confine children."""
+        if self._unconfined or sandbox.abi():
+            return
+        if self._config.sandbox.mode == "require":
+            raise UsageError('this kernel cannot confine workers (Landlock), and sandbox.mode is "require"')
+        self._unconfined = True
+        self._progress.notice("this kernel has no Landlock: workers are not confined")
+
     # --- children
 
     def _launch(self, number: int) -> None:
         child = self._children[number] = Child(self._forkserver)
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
-        request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
+        source = b"" if self._unconfined else self._task.source
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
 
