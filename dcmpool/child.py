@@ -108,7 +108,7 @@ class Child:
 class Helper:
     """A process of our own code, started by `subprocess`, on a socket of its own."""
 
-    def __init__(self, module: str, *arguments: str, packets: bool) -> None:
+    def __init__(self, module: str, *arguments: str, packets: bool, stdin: int | None = subprocess.DEVNULL) -> None:
         kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         ours.setblocking(False)
@@ -119,7 +119,7 @@ class Helper:
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=self.output,
                 stderr=self.output,
                 pass_fds=[theirs.fileno()],

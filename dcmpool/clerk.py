@@ -49,6 +49,7 @@ from dcmpool.protocol import (
     Stopped,
 )
 from dcmpool.scan import File, Note, look, walk
+from dcmpool.text import shown
 
 _READ_BYTES = 1 << 20
 _FLUSH_SECONDS = 0.02
@@ -71,9 +72,7 @@ class Clerk:
                 if self._handle(reader.feed(data)):
                     return
             except (OSError, sqlite3.Error) as error:
-                self._send(
-                    Stopped(f"the target's state cannot be written: {getattr(error, 'strerror', None) or error}")
-                )
+                self._send(Stopped(f"the target's state cannot be written: {_words(error)}", fatal=True))
                 return
 
     def _handle(self, messages: list[Message]) -> bool:
@@ -109,18 +108,40 @@ class Clerk:
             self._target = _prepare(order)
             self._lock = _os.lock_file(os.path.join(self._target.state, b"lock"))
             journal = os.path.join(self._target.state, b"journal.sqlite")
-            self._journal = Journal(journal, order.run, order.version)
+            self._journal = Journal(journal, order.run, order.judge)
+            try:
+                self._check_source(order)
+                self._target.recover(self._journal)
+                self._target.sweep(order.run.encode())
+                self._journal.begin_run(_base(order), self._target.root)
+            except BaseException:
+                self._journal.close()
+                raise
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._target.recover(self._journal)
-        self._target.sweep(order.run.encode())
-        self._journal.begin_run(order.source)
         self._send(Opened(_base(order), self._target.root))
         walker = _Walker(order, self._target, journal, self._send, self._credit)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
+
+    def _check_source(self, order: Open) -> None:
+        """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
+
+        A SOURCE that was moved together with its TARGET is the same.
+        """
+        earlier = self._journal.directories()
+        if earlier is None or order.overwrite:
+            return
+        source, target = earlier
+        way = os.path.relpath(_base(order), self._target.root)
+        if _base(order) == source or way == os.path.relpath(source, target):
+            return
+        raise UsageError(
+            f"the target {shown(self._target.root)} holds results of {shown(source)}: "
+            "choose another target, or say with --overwrite that this source takes its place"
+        )
 
     def _finish(self, order: Finish) -> None:
         self._journal.end_run(order.exit_code, complete=order.complete)
@@ -151,7 +172,7 @@ class _Walker:
 
     def run(self) -> None:
         try:
-            with closing(Journal(self._journal_path, self._order.run, self._order.version)) as self._journal:
+            with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
                 for found in self._paths():
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
@@ -159,7 +180,7 @@ class _Walker:
             self._flush()
             self._report(complete=True)
         except (OSError, sqlite3.Error, DcmpoolError) as error:
-            self._send(Stopped(f"the source cannot be walked: {getattr(error, 'strerror', None) or error}"))
+            self._send(Stopped(f"the source cannot be walked: {_words(error)}", fatal=False))
 
     def _paths(self) -> Iterator[File | Note]:
         if not self._order.files_from:
@@ -244,20 +265,19 @@ def _prepare(order: Open) -> Target:
         SOURCE or TARGET cannot be used; nothing was written.
     """
     source, target = os.path.realpath(order.source), os.path.realpath(order.target)
-    shown = os.fsdecode(order.source)
     if not os.path.exists(source):
-        raise UsageError(f"no such file or directory: {shown}")
+        raise UsageError(f"no such file or directory: {shown(order.source)}")
     if not os.path.isdir(source) and not os.path.isfile(source):
-        raise UsageError(f"neither a directory nor a file: {shown}")
+        raise UsageError(f"neither a directory nor a file: {shown(order.source)}")
     if os.path.isdir(source) and not os.access(source, os.R_OK | os.X_OK):
-        raise UsageError(f"the source cannot be read: {shown}")
-    if order.files_from and not os.access(order.files_from, os.R_OK):
-        raise UsageError(f"the list of files cannot be read: {os.fsdecode(order.files_from)}")
+        raise UsageError(f"the source cannot be read: {shown(order.source)}: Permission denied")
+    if order.files_from and (os.path.isdir(order.files_from) or not os.access(order.files_from, os.R_OK)):
+        raise UsageError(f"the list of files cannot be read: {shown(order.files_from)}")
     if not order.in_place:
-        _refuse_overlap(source, target, shown, os.fsdecode(order.target))
+        _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = _base(order) if order.in_place else os.path.abspath(order.target)
     result = Target(root, order.in_place, order.overwrite, order.durable)
-    _make_writable(result, os.fsdecode(root))
+    _make_writable(result, shown(root))
     return result
 
 
@@ -266,19 +286,19 @@ def _base(order: Open) -> bytes:
     return order.source if os.path.isdir(order.source) else os.path.dirname(order.source)
 
 
-def _refuse_overlap(source: bytes, target: bytes, shown_source: str, shown_target: str) -> None:
+def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name: str) -> None:
     if source == target:
-        raise UsageError(f"source and target are the same: {shown_source}. --in-place replaces the files there")
+        raise UsageError(f"source and target are the same: {source_name}. --in-place replaces the files there")
     if target.startswith(source.rstrip(b"/") + b"/"):
-        raise UsageError(f"the target {shown_target} lies inside the source {shown_source}: choose one beside it")
+        raise UsageError(f"the target {target_name} lies inside the source {source_name}: choose one beside it")
     if source.startswith(target.rstrip(b"/") + b"/"):
-        raise UsageError(f"the source {shown_source} lies inside the target {shown_target}: choose one beside it")
+        raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 
-def _make_writable(target: Target, shown: str) -> None:
+def _make_writable(target: Target, name: str) -> None:
     """Make the temp folder, or raise with nothing left behind."""
     if os.path.lexists(target.root) and not os.path.isdir(target.root):
-        raise UsageError(f"the target is not a directory: {shown}")
+        raise UsageError(f"the target is not a directory: {name}")
     missing = []
     path = target.temp
     while not os.path.lexists(path):
@@ -296,13 +316,17 @@ def _make_writable(target: Target, shown: str) -> None:
     except OSError as error:
         for directory in reversed(made):
             os.rmdir(directory)
-        raise UsageError(f"the target cannot be written: {shown}: {error.strerror}") from error
+        raise UsageError(f"the target cannot be written: {name}: {error.strerror}") from error
 
 
 def _one_line(error: Exception, order: Open) -> str:
     if isinstance(error, DcmpoolError):
         return str(error)
-    return f"the target cannot be used: {os.fsdecode(order.target)}: {getattr(error, 'strerror', None) or error}"
+    return f"the target cannot be used: {shown(order.target)}: {_words(error)}"
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def main() -> None:

@@ -65,9 +65,9 @@ def _bytes(text: str) -> int:
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
+    source: Annotated[str, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]"),
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")] = False,
@@ -85,7 +85,8 @@ def run(
     others: Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")] = False,
     files_from: Annotated[
-        Path | None, typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE.")
+        str | None,
+        typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
     ] = None,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
@@ -140,7 +141,9 @@ def _flags(
     return {"work": work, "limits": {"attempt_seconds": limit}, "gate": gate}
 
 
-def _task(source: Path, output: Path | None, *, in_place: bool, files_from: Path | None) -> Task:
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
+    if not source or output == "" or files_from == "":
+        raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     try:
@@ -155,7 +158,8 @@ def _task(source: Path, output: Path | None, *, in_place: bool, files_from: Path
         root = full.with_name(full.name + "-decompressed")
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
-    return Task(os.fsencode(full), os.fsencode(root), in_place, os.fsencode(files_from) if files_from else b"")
+    listed = "/dev/stdin" if files_from == "-" else files_from or ""
+    return Task(os.fsencode(full), os.fsencode(root), in_place, os.fsencode(listed))
 
 
 def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
@@ -168,11 +172,11 @@ def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> N
         progress.close()
     try:
         _print(report, as_json=as_json, quiet=quiet)
-    except BrokenPipeError:
-        # Nobody reads the summary; the run itself is complete. Python would complain again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
+        for fd in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
     if supervisor.has_lost_children:
-        sys.stdout.flush()
         os._exit(report.exit_code)  # no exit hook may wait for what cannot die
     raise typer.Exit(report.exit_code)
 
@@ -191,6 +195,27 @@ def _print(report: Report, *, as_json: bool, quiet: bool) -> None:
         sys.stdout.flush()
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+def main() -> NoReturn:
+    """Run the command line: bad usage is one line and exit code 2."""
+    _open_outputs()
+    try:
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="dcmpool", standalone_mode=False)
+    except _USAGE_ERROR as error:
+        text = " ".join(error.format_message().split())
+        print(f"dcmpool: {text.rstrip('.')}; `dcmpool run --help` shows what there is", file=sys.stderr)
+        code = UsageError.exit_code
+    sys.exit(code)
+
+
+# typer brings its own click in newer versions and exports of its exceptions only this one's descendants.
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _open_outputs() -> None:
+    """Have outputs that take anything: names that a terminal cannot show are escaped, a closed one swallows all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        else:
+            stream.reconfigure(errors="backslashreplace")

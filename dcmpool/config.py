@@ -81,6 +81,12 @@ class Config(Section, frozen=True):
     storage: Storage = Storage()
     sandbox: Sandbox = Sandbox()
 
+    def judging(self) -> str:
+        """Return the settings that may decide whether a file fails."""
+        limits = self.limits
+        times = (limits.attempt_seconds, limits.floor_seconds, limits.slowest_mib_per_second)
+        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib}"
+
     def resolved(self) -> "Config":
         """Return the configuration with each 0 replaced by what this machine allows."""
         memory = _os.available_memory()
@@ -125,10 +131,7 @@ def load(*, profile: str = "", path: Path | None = None, flags: dict[str, dict[s
         _merge(values, _parse(text, origin), origin)
         _check(values, origin)
     _merge(values, {s: {k: v for k, v in table.items() if v is not None} for s, table in (flags or {}).items()}, "")
-    config = _check(values, "the command line")
-    if config.work.engine and config.work.engine not in ENGINE_NAMES:
-        raise UsageError(f"unknown engine {config.work.engine!r}; choose one of {', '.join(ENGINE_NAMES)}")
-    return config
+    return _check(values, "the command line")
 
 
 def profiles() -> dict[str, str]:
@@ -175,8 +178,12 @@ def _merge(values: dict[str, Any], more: dict[str, Any], origin: str) -> None:
 
 def _check(values: dict[str, Any], origin: str) -> Config:
     try:
-        return msgspec.convert(values, Config)
+        config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at ")
         name = where.strip("`").removeprefix("$.")
         raise UsageError(f"{origin}: {name + ': ' if name else ''}{message}") from error
+    if config.work.engine and config.work.engine not in ENGINE_NAMES:
+        known = ", ".join(ENGINE_NAMES)
+        raise UsageError(f"{origin}: work.engine: unknown engine {config.work.engine!r}; choose one of {known}")
+    return config

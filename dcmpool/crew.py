@@ -30,6 +30,9 @@ class Phase(StrEnum):
     LOST = "lost"
 
 
+FORKSERVER_SECONDS = 60.0
+"""For the fork server to make a child: it may have to load the codecs first, from a disk that is cold or far away."""
+
 LEGAL: dict[Phase, tuple[type[Message], ...]] = {
     Phase.STARTING: (Ready,),
     Phase.IDLE: (),
@@ -179,10 +182,16 @@ class Crew:
 
     def launch(self, now: float) -> None:
         """Begin a child's life."""
-        worker = Worker(self._next_id, deadline=now + self._limits.start_seconds)
+        worker = Worker(self._next_id, deadline=now + FORKSERVER_SECONDS)
         self._next_id += 1
         self._workers[worker.id] = worker
         self._emit(LaunchChild(worker.id))
+
+    def launched(self, worker: Worker, pid: int, now: float) -> None:
+        """Take note that the child exists; it has to be ready soon."""
+        worker.pid = pid
+        if worker.phase is Phase.STARTING:
+            worker.deadline = now + self._limits.start_seconds
 
     def kill(self, worker: Worker, cause: FailureKind, reason: str, now: float) -> None:
         """End a child for what it did: SIGTERM makes it write its stack, SIGKILL follows after the grace."""

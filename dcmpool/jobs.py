@@ -13,6 +13,8 @@ from dcmpool.protocol import Attempt, Ending, Item, Left, Result, Written
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
+_CODECS_FAULT = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
+"""Failures that another engine around the same codec would repeat."""
 _MAX_INTERRUPTIONS = 2
 """How often a job may die with its run or by a signal from outside before it is run last and alone."""
 
@@ -39,7 +41,7 @@ class Job:
         for attempt in self.attempts:
             if attempt.engine and RETRY[attempt.kind].then is Then.NEXT_ENGINE:
                 tried[attempt.engine] = None
-                if attempt.kind is not FailureKind.UNSUPPORTED and attempt.engine in SAME_CODECS:
+                if attempt.kind in _CODECS_FAULT and attempt.engine in SAME_CODECS:
                     tried[SAME_CODECS[attempt.engine]] = None
         return tuple(tried)
 

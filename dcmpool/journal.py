@@ -25,18 +25,21 @@ CREATE TABLE files (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
     outcome TEXT, kind TEXT, reason TEXT, transfer_syntax_uid TEXT, engine TEXT, attempts TEXT,
     result_size INTEGER, result_mtime_ns INTEGER, native_bytes INTEGER, digest TEXT, seconds REAL,
-    run TEXT, version TEXT
+    run TEXT, judge TEXT
 ) WITHOUT ROWID;
 CREATE TABLE intents (
     path BLOB PRIMARY KEY, temp BLOB, result_size INTEGER, result_mtime_ns INTEGER, row BLOB
 ) WITHOUT ROWID;
 CREATE TABLE begun (path BLOB, engine TEXT, run TEXT, PRIMARY KEY (path, run)) WITHOUT ROWID;
-CREATE TABLE runs (run TEXT PRIMARY KEY, version TEXT, source BLOB, exit_code INTEGER, complete INTEGER) WITHOUT ROWID;
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY, run TEXT UNIQUE, judge TEXT, source BLOB, target BLOB,
+    exit_code INTEGER, complete INTEGER
+);
 """
 
 _COLUMNS = (
     "path, size, mtime_ns, outcome, kind, reason, transfer_syntax_uid, engine, attempts, "
-    "result_size, result_mtime_ns, native_bytes, digest, seconds, run, version"
+    "result_size, result_mtime_ns, native_bytes, digest, seconds, run, judge"
 )
 
 
@@ -58,7 +61,7 @@ class Row(msgspec.Struct, frozen=True):
     digest: str
     seconds: float
     run: str
-    version: str
+    judge: str
 
     def ending(self) -> Ending:
         """Return the row of a file without a result as the message about it."""
@@ -96,9 +99,9 @@ class Journal:
         The storage failed (disk full, I/O error).
     """
 
-    def __init__(self, path: bytes, run: str, version: str) -> None:
+    def __init__(self, path: bytes, run: str, judge: str) -> None:
         self._run = run
-        self._version = version
+        self._judge = judge
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
         try:
             self._prepare(path)
@@ -126,12 +129,18 @@ class Journal:
         """Close the connection; the last one folds the write-ahead log into the database."""
         self._database.close()
 
-    def begin_run(self, source: bytes) -> None:
-        """Record this run."""
+    def begin_run(self, source: bytes, target: bytes) -> None:
+        """Record this run: its directories, absolute."""
         with _transaction(self._database):
             self._database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, NULL, 0)", (self._run, self._version, source)
+                "INSERT OR IGNORE INTO runs (run, judge, source, target, complete) VALUES (?, ?, ?, ?, 0)",
+                (self._run, self._judge, source, target),
             )
+
+    def directories(self) -> tuple[bytes, bytes] | None:
+        """Return SOURCE and TARGET of the last run, None before the first."""
+        found = self._database.execute("SELECT source, target FROM runs ORDER BY number DESC LIMIT 1").fetchone()
+        return (found[0], found[1]) if found else None
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
         """Record how this run ended."""
@@ -151,8 +160,8 @@ class Journal:
         return int(count)
 
     def is_content(self, row: Row) -> bool:
-        """Return whether the content alone decided this failure, judged by this very version."""
-        return row.kind is not None and RETRY[row.kind].settles and row.version == self._version
+        """Return whether the content alone decided this failure, under the version and settings of now."""
+        return row.kind is not None and RETRY[row.kind].settles and row.judge == self._judge
 
     def begin(self, attempts: Iterable[Begun]) -> None:
         """Remember attempts until their file ends."""
@@ -200,7 +209,7 @@ class Journal:
         return Row(
             result.path, written.source_size, written.source_mtime_ns, written.outcome, None, "",
             written.transfer_syntax_uid, written.engine, "[]", written.size, written.mtime_ns,
-            written.native_bytes, written.digest, written.seconds, self._run, self._version,
+            written.native_bytes, written.digest, written.seconds, self._run, self._judge,
         )  # fmt: skip
 
     def _ending_row(self, ending: Ending) -> Row:
@@ -209,7 +218,7 @@ class Journal:
         engine = ending.attempts[-1].engine if ending.attempts else ""
         return Row(
             ending.path, ending.size, ending.mtime_ns, ending.outcome, ending.kind, ending.reason,
-            ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._version,
+            ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._judge,
         )  # fmt: skip
 
 

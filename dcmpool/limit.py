@@ -8,6 +8,8 @@ from dcmpool.config import MIB, Limits
 _SAMPLES = 64
 _ENOUGH = 50
 _TIMES_MEDIAN = 20
+_MOST_SECONDS = 1_000_000.0
+"""As in the configuration. epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
 
 
 class Limit:
@@ -24,7 +26,7 @@ class Limit:
         samples = self._seconds_per_mib.get(transfer_syntax_uid, ())
         known = len(samples) >= _ENOUGH
         pace = _TIMES_MEDIAN * median(samples) if known else 1 / self._settings.slowest_mib_per_second
-        return max(self._settings.floor_seconds, pace * native_bytes / MIB)
+        return max(self._settings.floor_seconds, min(pace * native_bytes / MIB, _MOST_SECONDS))
 
     def at_most(self, native_bytes: int) -> float:
         """Return the limit of the slowest instance of this size: what a child's own backstop may rely on."""

@@ -168,7 +168,8 @@ class Pool:
                 self._committed(message, now)
             case Stopped():
                 self.stop(StoppedError(message.reason))
-                self.give_up(now)
+                if message.fatal:
+                    self.give_up(now)
             case _:
                 raise AssertionError(f"unexpected from the clerk: {message}")
 
@@ -219,9 +220,9 @@ class Pool:
 
     # --- events of a child
 
-    def launched(self, number: int, pid: int) -> None:
+    def launched(self, number: int, pid: int, now: float) -> None:
         """The fork server has made the child."""
-        self.crew[number].pid = pid
+        self.crew.launched(self.crew[number], pid, now)
 
     def message(self, number: int, message: Message, now: float) -> None:
         """Take what a child says; what it may not say now ends it."""
@@ -424,7 +425,7 @@ class Pool:
         assert job is not None  # noqa: S101 - callers hold it
         if RETRY[kind].then is Then.STOP:
             self.jobs.abandon(job)
-            self.stop(StoppedError(reason))
+            self.stop(StoppedError(f"{reason}: make room"))
             return
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
@@ -452,7 +453,7 @@ class Pool:
                 job, result = entry
                 if RETRY[failure.kind].then is Then.STOP:
                     self.jobs.abandon(job)
-                    self.stop(StoppedError(failure.reason))
+                    self.stop(StoppedError(f"{failure.reason}: make room"))
                     continue
                 attempt = Attempt(result.written.engine, failure.kind, failure.reason, "commit", result.written.seconds)
                 self._end(self.jobs.failed(job, attempt), now)

@@ -30,7 +30,9 @@ _LENGTH = struct.Struct(">I")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+NativeBytes = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]
+"""The length of native Pixel Data: 32 bits and even (PS3.5, 7.1). A limit grows with it, so it has to have an end."""
 Line = Annotated[str, msgspec.Meta(max_length=2000)]
 Uid = Annotated[str, msgspec.Meta(max_length=64)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{0,32}$")]
@@ -88,7 +90,7 @@ class Inspected(Message, frozen=True):
 
     job: Count
     transfer_syntax_uid: Uid
-    native_bytes: Count
+    native_bytes: NativeBytes
     engine: Name
 
 
@@ -111,7 +113,7 @@ class Written(Message, frozen=True):
     source_mtime_ns: Nanoseconds
     size: Count
     mtime_ns: Nanoseconds
-    native_bytes: Count
+    native_bytes: NativeBytes
     digest: Digest
     seconds: Seconds
     write_seconds: Seconds
@@ -159,7 +161,8 @@ class Open(Message, frozen=True):
     overwrite: bool
     durable: bool
     run: str
-    version: str
+    judge: str
+    """The version and the settings that decide what fails: failures are settled for them alone."""
 
 
 class More(Message, frozen=True):
@@ -323,9 +326,10 @@ class Committed(Message, frozen=True):
 
 
 class Stopped(Message, frozen=True):
-    """The clerk cannot go on (the journal's storage is full, the target is gone)."""
+    """The run cannot go on (the journal's storage is full, the target is gone); if `fatal`, the clerk cannot either."""
 
     reason: str
+    fatal: bool
 
 
 class Finished(Message, frozen=True):
@@ -409,7 +413,7 @@ class Codec(Generic[M]):
 class FrameReader(Generic[M]):
     """Turns whatever bytes are there into whole messages; never waits for the rest of one.
 
-    Invariant: it holds less than one frame, and never more than the codec's limit.
+    Invariant: between two calls it holds less than one frame, which is never longer than the codec's limit.
     """
 
     def __init__(self, codec: Codec[M]) -> None:

@@ -4,6 +4,7 @@ Opens no file. Follows symlinks to files and to directories, as archives are ful
 directory that contains itself. Paths are bytes, relative to SOURCE: file names need not be UTF-8.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -62,10 +63,10 @@ def walk(source: bytes, *, in_place: bool) -> Iterator[File | Note]:
         directory, ancestors, links = pending.pop()
         deeper = []
         for name, is_link, problem in _entries(os.path.join(source, directory)):
-            path = os.path.join(directory, name)
             if problem:
-                yield Note(path or b".", FailureKind.READ, problem)
+                yield Note(directory or b".", FailureKind.READ, problem)
                 continue
+            path = os.path.join(directory, name)
             found = look(os.path.join(source, path), path, in_place=in_place)
             if not isinstance(found, tuple):
                 yield found
@@ -84,16 +85,24 @@ def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[in
             if in_place:
                 return Note(path, None, "a symbolic link; in place, links are left alone")
             status = os.stat(full)
-    except FileNotFoundError:
-        missing = not os.path.islink(full)
-        return Note(path, FailureKind.READ if missing else None, "no such file" if missing else "a link to nothing")
     except (OSError, ValueError) as error:
-        return Note(path, FailureKind.READ, f"cannot be looked at: {getattr(error, 'strerror', None) or error}")
+        return _unseen(full, path, error)
     if stat.S_ISDIR(status.st_mode):
         return _identity(status)
     if not stat.S_ISREG(status.st_mode):
         return Note(path, None, f"{_SPECIAL.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a file")
     return File(path, status.st_size, status.st_mtime_ns)
+
+
+def _unseen(full: bytes, path: bytes, error: OSError | ValueError) -> Note:
+    """Name a path that cannot be looked at; a link that leads nowhere is no failure."""
+    if isinstance(error, FileNotFoundError):
+        if os.path.islink(full):
+            return Note(path, None, "a link to nothing")
+        return Note(path, FailureKind.READ, "no such file")
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return Note(path, None, "a link that leads back to itself")
+    return Note(path, FailureKind.READ, f"cannot be looked at: {getattr(error, 'strerror', None) or error}")
 
 
 def _entries(directory: bytes) -> list[tuple[bytes, bool, str]]:

@@ -80,6 +80,7 @@ class Supervisor:
     ) -> None:
         self._task = task
         self._config = config.resolved()
+        self._judge = f"{__version__} {config.judging()}"
         self._progress = progress
         self._worker_module = worker_module
         self._clock = clock
@@ -138,7 +139,9 @@ class Supervisor:
                 key.data()
             now = self._clock()
             if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
-                self._pool.shift(now - before - timeout)
+                # This process was stopped. The wait that it was in ends without a look at what has come meanwhile, so
+                # all deadlines are as far away as they were before it, and the next wait shows what has come.
+                self._pool.shift(now - before)
             if self._signals >= 2:
                 self._abort()
                 return
@@ -354,7 +357,7 @@ class Supervisor:
         number = message.child
         self._children[number].launched(message.pid, pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
-        self._pool.launched(number, message.pid)
+        self._pool.launched(number, message.pid, self._clock())
 
     def _on_forkserver_death(self) -> None:
         """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
@@ -371,7 +374,7 @@ class Supervisor:
     # --- the clerk
 
     def _start_clerk(self) -> None:
-        self._clerk = Helper("dcmpool.clerk", packets=False)
+        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
         self._selector.register(self._clerk.pidfd, selectors.EVENT_READ, self._on_clerk_death)
@@ -384,7 +387,7 @@ class Supervisor:
                 overwrite=self._config.work.overwrite,
                 durable=self._config.storage.durable,
                 run=self._run,
-                version=__version__,
+                judge=self._judge,
             )
         )
 

@@ -26,8 +26,8 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time span: 4.2 s, 3:07, 12:00:00."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -4,13 +4,16 @@ Nothing of dcmpool is imported here. Every process of a run is found by a mark i
 and grandchildren inherit, so that one which escaped its parent, its group and its session is found too.
 """
 
+import atexit
 import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -257,11 +260,26 @@ def tree(folder: Path, own: bool = False) -> dict[bytes, bytes]:
     return found
 
 
-def long_series(folder: Path, names: int = 60, slices: int = 6, size: int = 512) -> Record:
-    """Make a series that takes one worker a second: `names` files, hard links to `slices` different ones."""
-    record = make_series(folder, slices=slices, size=size)
-    for index in range(slices, names):
-        source, name = f"CT{index % slices + 1:04}.dcm", f"CT{index + 1:04}.dcm"
+def long_series(folder: Path, names: int = 60) -> Record:
+    """Make a series of 512 x 512 that takes one worker a second: `names` files, hard links to six different ones."""
+    made, record = _six_slices()
+    shutil.copytree(made, folder)
+    slices = dict(record)
+    for index in range(len(slices), names):
+        source, name = f"CT{index % len(slices) + 1:04}.dcm", f"CT{index + 1:04}.dcm"
         os.link(folder / source, folder / name)
         record[name] = record[source]
     return record
+
+
+def _six_slices() -> tuple[Path, Record]:
+    """Return a folder of six slices, made once in this process, and a record of one's own."""
+    if not _SLICES:
+        folder = Path(tempfile.mkdtemp(prefix="dcmpool-tests-"))
+        atexit.register(shutil.rmtree, folder)
+        _SLICES.append((folder / "series", make_series(folder / "series", slices=6, size=512)))
+    folder, record = _SLICES[0]
+    return folder, dict(record)
+
+
+_SLICES: list[tuple[Path, Record]] = []

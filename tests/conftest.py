@@ -17,7 +17,7 @@ def leaves_nothing(tmp_path: Path) -> Iterator[None]:
     assert not children, f"processes left behind: {children}"
     left = {fd: target for fd, target in _descriptors().items() if fd not in before}
     assert not left, f"descriptors left behind: {left}"
-    temp = [path for folder in tmp_path.rglob(".dcmpool/tmp") for path in folder.iterdir()]
+    temp = [path for journal in tmp_path.rglob(".dcmpool/journal.sqlite") for path in journal.parent.rglob("tmp/*")]
     assert not temp, f"temp files left behind: {temp}"
 
 

@@ -137,6 +137,20 @@ def test_a_sparse_file_of_a_terabyte_costs_no_memory_and_no_run(command: Command
     assert check_series(record, command.path / "native") == []
 
 
+@pytest.mark.parametrize("year", [1901, 2106, 2300])
+def test_the_time_of_a_file_may_be_any_that_the_file_system_holds(
+    command: Command, source: Path, record: Record, year: int
+) -> None:
+    """From 2262 on, nanoseconds since 1970 do not fit into 64 bits with a sign."""
+    nanoseconds = (year - 1970) * 31_556_952 * 10**9
+    os.utime(source / "CT0002.dcm", ns=(nanoseconds, nanoseconds))
+    for outcome in ("decompressed", "settled"):
+        ended = command.run("run", "series", "-o", "native", "--json")
+        assert ended.code == 0, ended
+        assert ended.summary["counts"][outcome] == 3
+    assert check_series(record, command.path / "native") == []
+
+
 # Files that lie
 
 

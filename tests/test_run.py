@@ -541,6 +541,29 @@ def test_ignored_signals_that_a_shell_hands_down_change_nothing(command: Command
     assert check_series(record, command.path / "native") == []
 
 
+def test_storage_that_takes_no_more_stops_the_run_resumable(command: Command, record: Record) -> None:
+    """A limit on the size of files stands for a full disk: the results of 512 x 512 do not fit, the journal does."""
+    make_series(command.path / "series", slices=3, size=512)
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    ended = command.run("run", "series", "-o", "native", preexec_fn=small_files)
+    assert ended.code in (1, 75), ended
+    assert "Traceback" not in ended.err
+    done = {name.decode() for name in tree(command.path / "native")}
+    assert done <= record.keys() - {"CT0001.dcm", "CT0002.dcm", "CT0003.dcm"}
+    assert command.run("run", "series", "-o", "native").code == 0
+
+
+def test_a_working_folder_that_is_gone_is_no_trouble(command: Command, record: Record) -> None:
+    (command.path / "gone").mkdir()
+    script = f'cd gone; rmdir ../gone; "$0" -m dcmpool run {command.path}/series -o {command.path}/native'
+    ended = in_shell(command, script)
+    assert ended.returncode == 0, ended
+    assert check_series(record, command.path / "native") == []
+
+
 def test_few_file_descriptors_are_enough(command: Command, record: Record) -> None:
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

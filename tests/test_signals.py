@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_ctrl_c_reaches_the_whole_process_group_and_files_under_way_still_end(
 
 @pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGHUP")])
 def test_twice_kills_at_once(command: Command, record: Record, running: Running, first: str, second: str) -> None:
-    """A worker that stands still, as in a decoder that hangs, holds the run up to its limit, but not after the second."""
+    """A worker that stands still, as in a decoder that hangs, holds the run up to its limit, but no second signal."""
     (worker,) = running.wait_for(running.workers)
     os.kill(worker, signal.SIGSTOP)
     children = running.children()
@@ -293,6 +294,27 @@ def test_a_child_killed_changes_nothing(
     assert tree(command.path / "native") == wanted
 
 
+def test_the_clerk_killed_twice_while_it_commits_changes_nothing(
+    command: Command, undisturbed: tuple[Path, dict[bytes, bytes]]
+) -> None:
+    """Each time right after a result got its final name, when the journal may not know of it yet."""
+    source, wanted = undisturbed
+    running = command.start("run", source, "-o", "native", "--json", process_group=0)
+    for results_before in (0, 20):
+
+        def more(enough: int = results_before) -> bool:
+            return len(results(command)) > enough
+
+        running.wait_for(more)
+        for clerk in running.processes("dcmpool.clerk"):
+            os.kill(clerk, signal.SIGKILL)
+    ended = running.end()
+    assert ended.code == 0, ended
+    assert ended.summary["failed"] == []
+    assert sum(ended.summary["counts"].values()) == len(wanted)
+    assert tree(command.path / "native") == wanted
+
+
 @pytest.mark.parametrize("who", ["fork server", "clerk"])
 def test_a_child_killed_before_the_first_result_changes_nothing(command: Command, record: Record, who: str) -> None:
     running = command.start("run", "series", "-o", "native", "--json", "--workers", "1")
@@ -308,13 +330,16 @@ def test_a_child_killed_before_the_first_result_changes_nothing(command: Command
 def test_workers_killed_again_and_again_cost_no_file(command: Command, record: Record) -> None:
     """Each worker dies after it gave some results, so that no file meets two deaths."""
     running = first_result(command, "--workers", "2")
+
+    def more_than(enough: int) -> bool:
+        return len(results(command)) > enough or running.process.poll() is not None
+
     killed = 0
     while killed < 5 and running.process.poll() is None:
-        before = len(results(command))
         for worker in running.workers()[:1]:
             os.kill(worker, signal.SIGKILL)
             killed += 1
-        until(lambda before=before: len(results(command)) >= before + 4 or running.process.poll() is not None)
+        until(partial(more_than, len(results(command)) + 3))
     ended = running.end()
     assert killed >= 2
     assert ended.code == 0, ended

@@ -42,13 +42,10 @@ def refused(command: Command, *arguments: str, says: str = "", powerless: bool =
     "arguments",
     [
         ["--workers", "0"],
-        ["--workers", "-1"],
         ["--workers", "many"],
         ["--limit", "0"],
         ["--limit", "nan"],
-        ["--limit", "soon"],
         ["--max-writers", "0"],
-        ["--max-inflight", "0"],
         ["--max-inflight", "-5M"],
         ["--max-inflight", "lots"],
         ["--others", "burn"],
@@ -57,7 +54,6 @@ def refused(command: Command, *arguments: str, says: str = "", powerless: bool =
         ["--config", "missing.toml"],
         ["--files-from", "missing.txt"],
         ["--nonsense"],
-        ["--workers"],
         ["second"],
     ],
     ids=" ".join,
@@ -74,7 +70,7 @@ def test_a_limit_without_end_is_no_limit(command: Command, source: Path) -> None
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("profile", ["../default", "/etc/passwd", "default.toml"])
+@pytest.mark.parametrize("profile", ["../default", "default.toml"])
 def test_a_profile_is_a_name_and_no_path(command: Command, source: Path, profile: str) -> None:
     refused(command, "series", "--profile", profile, says="profile")
 
@@ -84,10 +80,7 @@ def test_a_profile_is_a_name_and_no_path(command: Command, source: Path, profile
     [
         (b"[work\nworkers = 1", "my.toml"),
         (b"[work]\nwrkers = 1", "wrkers"),
-        (b"[wrk]\nworkers = 1", "wrk"),
         (b'[work]\nworkers = "two"', "workers"),
-        (b"[work]\nworkers = -2", "workers"),
-        (b"[work]\nworkers = 1.5", "workers"),
         (b"[limits]\nattempt_seconds = nan", "attempt_seconds"),
         (b"[limits]\nfloor_seconds = -1", "floor_seconds"),
         (b"[gate]\nmax_writers = 0", "max_writers"),
@@ -144,7 +137,7 @@ def test_a_source_that_may_not_be_read(command: Command, source: Path) -> None:
     assert len(ended.lines()) == 1, ended.err
 
 
-@pytest.mark.parametrize("target", ["series", "series/", "./series/../series", "link", "link/"])
+@pytest.mark.parametrize("target", ["series/", "./series/../series", "link"])
 def test_the_target_is_the_source(command: Command, source: Path, target: str) -> None:
     (command.path / "link").symlink_to("series")
     refused(command, "series", "-o", target, says="--in-place")
@@ -155,9 +148,7 @@ def test_the_target_is_the_source_by_its_other_name(command: Command, source: Pa
     refused(command, "link", "-o", "series", says="--in-place")
 
 
-@pytest.mark.parametrize(
-    "target", ["series/native", "series/a/b/c", "link/native", "series/.dcmpool", "series/CT0001.dcm"]
-)
+@pytest.mark.parametrize("target", ["series/a/b/c", "link/native", "series/CT0001.dcm"])
 def test_the_target_is_inside_the_source(command: Command, source: Path, target: str) -> None:
     (command.path / "link").symlink_to("series")
     refused(command, "series", "-o", target)

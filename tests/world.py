@@ -179,8 +179,7 @@ class World:
             self.pool.tick(self.now)
             self._perform()
             if self._forkserver_is_dying:
-                self._forkserver_is_dying = False
-                self._bury_unlaunched()
+                self._forkserver_dies()
                 continue
             wake = self._next_wake()
             if wake is None or wake > self.now:
@@ -232,7 +231,7 @@ class World:
         """Let the fork server say that it made this child."""
         if not child.pid:
             child.pid = next(self._pids)
-            self.step(lambda: self.pool.launched(child.id, child.pid))
+            self.step(lambda: self.pool.launched(child.id, child.pid, self.now))
 
     def say(self, child: SimChild, message: Message) -> None:
         """Let a child send a message, legal or not."""
@@ -271,17 +270,20 @@ class World:
 
     def kill_forkserver(self) -> None:
         """SIGKILL it: its children die by the kernel, and nobody can tell their exit status."""
-        for child in list(self.children.values()):
-            if child.pid and not child.unkillable:
-                self.die(child, None, status_after=STATUS_SECONDS)
-        self._bury_unlaunched()
-        self._tick()
+        self.step(self._forkserver_dies)
 
-    def _bury_unlaunched(self) -> None:
+    def _forkserver_dies(self) -> None:
+        self._forkserver_is_dying = False
         for child in self.children.values():
             if not child.pid:
                 child.alive = False
                 child.drop_tokens()
+            elif child.alive and not child.unkillable:
+                child.alive = False
+                self._deaths[child.id] = (self.now + STATUS_SECONDS, None)
+                if child.listening:
+                    child.listening = False
+                    self.pool.hung_up(child.id, self.now)
         self.pool.forkserver_died()
         self._perform()
         assert all(child.pid for child in self.children.values())
@@ -367,11 +369,6 @@ class World:
             child.term_at = self.now
         if not child.pid:
             self._forkserver_is_dying = True
-            for other in self.children.values():
-                if other.pid and other.alive and not other.unkillable:
-                    other.alive = False
-                    other.listening = False
-                    self._deaths[other.id] = (self.now + STATUS_SECONDS, None)
         elif child.alive and not child.unkillable and not (number == signal.SIGTERM and child.ignores_term):
             child.alive = False
             child.listening = False

@@ -9,9 +9,11 @@ import os
 import struct
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from dcmpool import _os
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, corrupt, walk
 from dcmpool.engines._stderr import complaint
@@ -51,9 +53,12 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
             stderr=output,
             env=_environment(binary, scratch),
             check=False,
+            preexec_fn=partial(_os.die_with_parent, os.getpid()),
         )
     with said.open("rb") as printed:
         words = complaint(printed.read(_SAID_BYTES)).replace(f"{scratch}/", "")
+    if done.returncode < 0:
+        raise Fault(FailureKind.CRASHED, f"gdcmconv was killed by signal {-done.returncode}")
     if done.returncode or words:
         raise corrupt(f"gdcmconv exits {done.returncode}" + (f" and says: {words}" if words else ""))
     with open_source(os.fsencode(made)) as result:
