@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dcmpool import _os
 from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind
-from dcmpool.protocol import CommitFailure, Result
+from dcmpool.protocol import CommitFailure, KeptFile, Result
 from dcmpool.scan import STATE_DIRECTORY
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -110,14 +110,14 @@ class Target:
         else:
             _remove(path)
 
-    def keep(self, name: str, files: dict[str, bytes], copy: bytes) -> None:
+    def keep(self, name: str, files: tuple[KeptFile, ...], copy: bytes) -> None:
         """Keep evidence: small files in a folder of its own, and a copy of the source if wanted. Best effort."""
         folder = os.path.join(self.state, b"evidence", os.path.basename(name.encode()))
         with contextlib.suppress(OSError):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            for file, text in files.items():
-                with open(os.path.join(folder, os.path.basename(file.encode())), "wb") as kept:
-                    kept.write(text)
+            for file in files:
+                with open(os.path.join(folder, os.path.basename(file.name.encode())), "wb") as kept:
+                    kept.write(file.text)
             if copy:
                 shutil.copyfile(copy, os.path.join(folder, b"source"))
 

@@ -70,7 +70,7 @@ class Evidence:
     def text(self) -> str:
         """Return the state in words; of a path, the last part alone."""
         where = f" in {self.system_call}" if self.system_call else ""
-        behind = f" on {os.fsdecode(os.path.basename(self.path))}" if self.path else ""
+        behind = f" on {os.path.basename(self.path).decode('utf-8', 'backslashreplace')}" if self.path else ""
         return f"{_STATES.get(self.state, self.state)}{where}{behind}, {self.cpu_seconds:.1f} s of CPU"
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from dcmpool import __version__
 from dcmpool.diagnose import Evidence
+from dcmpool.protocol import KeptFile
 
 MAX_KEPT = 200
 """Deaths of a run that are kept: each may take 130 KiB, and more of them say nothing new."""
@@ -43,7 +44,7 @@ class Death(msgspec.Struct, frozen=True):
         """Return the command that repeats exactly this attempt."""
         engine = f" --engine {self.engine}" if self.engine else ""
         limit = f" --limit {self.limit_seconds:g} --memory {self.memory_mib}"
-        return f"python -m dcmpool attempt {shlex.quote(os.fsdecode(self.source))}{engine}{limit}"
+        return f"python -m dcmpool attempt {shlex.quote(_shown(self.source))}{engine}{limit}"
 
 
 def with_share(now: Evidence, before: Evidence | None, seconds: float) -> Evidence:
@@ -53,10 +54,10 @@ def with_share(now: Evidence, before: Evidence | None, seconds: float) -> Eviden
     return replace(now, cpu_share=(now.cpu_seconds - before.cpu_seconds) / seconds)
 
 
-def files(death: Death, output: bytes, stack: bytes) -> dict[str, bytes]:
-    """Return what is kept, file name to bytes."""
+def files(death: Death, output: bytes, stack: bytes) -> tuple[KeptFile, ...]:
+    """Return what is kept."""
     facts = {
-        "file": os.fsdecode(death.path),
+        "file": _shown(death.path),
         "kind": death.kind,
         "cause": death.cause,
         "engine": death.engine,
@@ -70,11 +71,13 @@ def files(death: Death, output: bytes, stack: bytes) -> dict[str, bytes]:
         "process": _facts(death.evidence) if death.evidence else None,
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if not isinstance(value, dict)]
-    kept = {
-        "diagnosis.json": msgspec.json.format(msgspec.json.encode(facts)) + b"\n",
-        "diagnosis.txt": ("\n".join(lines) + "\n").encode("utf-8", "replace"),
-    }
-    return kept | {name: text for name, text in (("output.txt", output), ("stack.txt", stack)) if text}
+    kept = (
+        KeptFile("diagnosis.json", msgspec.json.format(msgspec.json.encode(facts)) + b"\n"),
+        KeptFile("diagnosis.txt", ("\n".join(lines) + "\n").encode("utf-8", "replace")),
+        KeptFile("output.txt", output),
+        KeptFile("stack.txt", stack),
+    )
+    return tuple(file for file in kept if file.text)
 
 
 def _facts(evidence: Evidence) -> dict[str, object]:
@@ -83,13 +86,18 @@ def _facts(evidence: Evidence) -> dict[str, object]:
         "cpu_seconds": evidence.cpu_seconds,
         "cpu_share": evidence.cpu_share,
         "system_call": evidence.system_call,
-        "on": os.fsdecode(os.path.basename(evidence.path)),
+        "on": _shown(os.path.basename(evidence.path)),
         "kernel_function": evidence.kernel_function,
         "rss_bytes": evidence.rss_bytes,
         "read_bytes": evidence.read_bytes,
         "written_bytes": evidence.written_bytes,
         "children": [_facts(child) for child in evidence.children],
     }
+
+
+def _shown(path: bytes) -> str:
+    """A path as text that JSON can hold: names need not be UTF-8."""
+    return path.decode("utf-8", "backslashreplace")
 
 
 def _version(package: str) -> str:

@@ -151,6 +151,9 @@ class Pool:
         """Take what the clerk says."""
         if not isinstance(message, Committed):
             self._walk_waits_since = None  # it walks on; whether it owes anything is seen at the next look
+        self._from_clerk(message, now)
+
+    def _from_clerk(self, message: Message, now: float) -> None:
         match message:
             case Found():
                 # While draining, what is found is left for the next run; the journal may be closed already.

@@ -235,11 +235,18 @@ class Discard(Message, frozen=True):
     names: tuple[bytes, ...]
 
 
+class KeptFile(msgspec.Struct, frozen=True):
+    """A small file of evidence."""
+
+    name: str
+    text: bytes
+
+
 class Keep(Message, frozen=True):
     """Keep what is known of a death, in a folder of this name in TARGET/.dcmpool/evidence."""
 
     name: str
-    files: dict[str, bytes]
+    files: tuple[KeptFile, ...]
     copy: bytes
     """The source, if a copy of it is to be kept too."""
 

@@ -211,7 +211,8 @@ class World:
                 self._signal(self.children[action.worker], action.number)
             case Examine():
                 side = Side.TARGET if self.stalled else None
-                self.pool.examined(action.worker, Look(side, "", Stage.DECODE, is_stopped=False, reason="slow"), self.now)
+                look = Look(side, "", Stage.DECODE, is_stopped=False, reason="slow")
+                self.pool.examined(action.worker, look, self.now)
             case CloseChild():
                 child = self.children.pop(action.worker)
                 assert not child.alive or not child.pid, "closed while it lives"
