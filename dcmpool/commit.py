@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dcmpool import _os
 from dcmpool.journal import Intent, Journal, Row
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
 from dcmpool.scan import STATE_DIRECTORY
 
@@ -64,6 +64,7 @@ class Target:
         sqlite3.Error
             The journal cannot be written; nothing is acknowledged, and all may be repeated.
         """
+        results = list({result.temp: result for result in results}.values())
         failures = [failure for result in results if (failure := self._objection(result, journal))]
         refused = {failure.job for failure in failures}
         fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
@@ -92,6 +93,7 @@ class Target:
                 done.append(intent.row)
             else:
                 undone.append(intent.path)
+                _remove(_beside(intent.temp, self.final(intent.path)))
         self.sync({os.path.dirname(self.final(row.path)) for row in done})
         if done or undone:
             journal.resolve(done, undone)
@@ -104,7 +106,10 @@ class Target:
 
     def discard(self, name: bytes) -> None:
         """Remove a temp file or a private folder of a dead child."""
-        path = os.path.join(self.temp, os.path.basename(name))
+        name = os.path.basename(name)
+        if name in (b"", b".", b".."):
+            return
+        path = os.path.join(self.temp, name)
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -149,7 +154,7 @@ class Target:
                 return CommitFailure(result.job, FailureKind.CHANGED, f"the source is gone: {error.strerror}")
             as_read = (result.written.source_size, result.written.source_mtime_ns)
             as_written = (result.written.size, result.written.mtime_ns)
-            if (status.st_size, status.st_mtime_ns) not in (as_read, as_written):
+            if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
                 return CommitFailure(result.job, FailureKind.CHANGED, "the source changed while it was decompressed")
             return None
         reason = self.obstacle(result.path, journal.find(result.path))
@@ -165,28 +170,35 @@ class Target:
     def _rename(self, result: Result) -> None:
         final = self.final(result.path)
         try:
-            os.rename(result.temp, final)
+            self._move(result.temp, final)
         except FileNotFoundError:
             self.make_directory(os.path.dirname(final))
-            os.rename(result.temp, final)
+            self._move(result.temp, final)
+
+    def _move(self, temp: bytes, final: bytes) -> None:
+        try:
+            os.rename(temp, final)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._move_across(result.temp, final)
+            self._move_across(temp, final)
 
     def _move_across(self, temp: bytes, final: bytes) -> None:
-        """Rename where the final directory is on another file system than the temp folder: copy beside it first."""
-        beside = os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
+        """Rename where the final directory is on another file system than the temp folder: copy beside it first.
+
+        The temp file goes before the rename, since it is by its absence that `recover` knows a rename.
+        """
+        beside = _beside(temp, final)
         try:
             shutil.copy2(temp, beside)
             if self.durable:
                 with open(beside, "rb") as file:
                     os.fsync(file.fileno())
+            _remove(temp)
             os.rename(beside, final)
         except OSError:
             _remove(beside)
             raise
-        _remove(temp)
 
     def _took_place(self, intent: Intent) -> bool:
         try:
@@ -198,7 +210,11 @@ class Target:
 
 def is_as_written(status: os.stat_result, row: Row) -> bool:
     """Whether a file of TARGET still is the one that the journal knows."""
-    return (status.st_size, status.st_mtime_ns) == (row.result_size, row.result_mtime_ns)
+    return (status.st_size, stored_time(status.st_mtime_ns)) == (row.result_size, row.result_mtime_ns)
+
+
+def _beside(temp: bytes, final: bytes) -> bytes:
+    return os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
 
 
 def _failure(result: Result, error: OSError) -> CommitFailure:

@@ -45,7 +45,8 @@ def test_the_next_engine_is_tried_without_the_one_that_failed(kind: FailureKind)
     """In a fresh child where foreign code ran on the content."""
     jobs, job = begun()
     assert jobs.failed(job, attempt(kind)) is None
-    assert job.tried == ("gdcm", "gdcmconv")  # around the same codecs
+    same_codecs = kind in (FailureKind.CORRUPT, FailureKind.TIMEOUT)
+    assert job.tried == (("gdcm", "gdcmconv") if same_codecs else ("gdcm",))
     if RETRY[kind].retire:
         assert jobs.wants_fresh_child
         assert jobs.next(fresh_child=False, others_busy=False) is None

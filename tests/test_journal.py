@@ -1,0 +1,200 @@
+"""The journal: what goes in comes out, after any interruption, and nothing that is not ours is taken for it."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcmpool.errors import UsageError
+from dcmpool.journal import Journal
+from dcmpool.model import RETRY, FailureKind, Outcome
+from dcmpool.protocol import Attempt, Begun, Ending
+from tests.results import MTIME_NS, Place
+
+SYNTAX = "1.2.840.10008.1.2.4.70"
+
+
+def ending(path: bytes = b"CT", kind: FailureKind | None = FailureKind.CORRUPT) -> Ending:
+    """Return a file that ended without a result."""
+    attempts = (Attempt("gdcm", FailureKind.TIMEOUT, "slow", "decode", 2.0), Attempt("", FailureKind.READ, "", "", 0.5))
+    outcome = Outcome.FAILED if kind else Outcome.SKIPPED
+    return Ending(7, path, 100, MTIME_NS, outcome, SYNTAX, kind, "why", attempts if kind else ())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for name in place.temps():
+        place.target.discard(name)
+
+
+def test_a_result_is_found_again_by_its_path(place: Place) -> None:
+    """Source, result, engine, digest, run and judge, from another connection too."""
+    with closing(place.journal()) as journal:
+        journal.settle([place.result("a/CT", "pixels")], [])
+    with closing(place.journal("run2")) as journal:
+        row = journal.find(b"a/CT")
+        assert row is not None
+        assert (row.path, row.size, row.mtime_ns) == (b"a/CT", 3, MTIME_NS)
+        assert (row.outcome, row.kind, row.reason) == (Outcome.DECOMPRESSED, None, "")
+        assert (row.transfer_syntax_uid, row.engine, row.native_bytes) == (SYNTAX, "gdcm", 8)
+        assert (row.result_size, row.result_mtime_ns, row.digest) == (6, MTIME_NS, b"pixels".hex())
+        assert (row.seconds, row.run, row.judge) == (1.5, "run1", "1.0")
+        assert journal.find(b"a/CT2") is None
+
+
+@pytest.mark.parametrize("kind", [None, *FailureKind])
+def test_an_ending_is_found_again_as_the_message_about_it(place: Place, kind: FailureKind | None) -> None:
+    """With all its attempts; the job's number is of its own run."""
+    with closing(place.journal()) as journal:
+        journal.settle([], [ending(kind=kind)])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert row.result_size is None
+        told = row.ending()
+        assert told.job == 0
+        assert (told.path, told.size, told.mtime_ns, told.outcome) == (b"CT", 100, MTIME_NS, ending(kind=kind).outcome)
+        assert (told.kind, told.reason, told.attempts) == (kind, "why", ending(kind=kind).attempts)
+
+
+@given(path=st.binary(min_size=1, max_size=255), reason=st.text(max_size=50))
+@settings(deadline=None, max_examples=30)
+def test_any_path_and_any_reason_can_be_kept(path: bytes, reason: str) -> None:
+    """Paths are bytes: not UTF-8, with NUL, whatever."""
+    with closing(Journal(b":memory:", "run", "1")) as journal:
+        journal.settle([], [Ending(1, path, 0, 0, Outcome.FAILED, "", FailureKind.READ, reason, ())])
+        row = journal.find(path)
+        assert row is not None
+        assert (row.path, row.reason) == (path, reason)
+
+
+def test_the_last_word_counts(place: Place) -> None:
+    """A file that failed and then succeeded has one row."""
+    with closing(place.journal()) as journal:
+        journal.settle([], [ending()])
+        journal.settle([place.result("CT", "pixels")], [])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert (row.outcome, row.kind) == (Outcome.DECOMPRESSED, None)
+
+
+def test_an_attempt_that_never_ended_is_an_interruption(place: Place) -> None:
+    """Each run counts once, until the file ends."""
+    for run in ("run1", "run2"):
+        with closing(place.journal(run)) as journal:
+            journal.begin([Begun(b"CT", "gdcm")])
+            journal.begin([Begun(b"CT", "pylibjpeg"), Begun(b"other", "gdcm")])
+    with closing(place.journal("run3")) as journal:
+        assert journal.interruptions(b"CT") == 2
+        assert journal.interruptions(b"unknown") == 0
+        journal.settle([], [ending(b"CT")])
+        assert journal.interruptions(b"CT") == 0
+        assert journal.interruptions(b"other") == 2
+
+
+def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
+    """By a rename that took place, one that did not, or the outcome."""
+    with closing(place.journal()) as journal:
+        results = [place.result(name, name, job) for job, name in enumerate("abc")]
+        journal.intend(results)
+        assert [(i.path, i.temp, i.row.digest) for i in journal.intents()] == [
+            (r.path, r.temp, r.written.digest) for r in results
+        ]
+        journal.settle(results[:1], [])
+        journal.resolve([journal.intents()[0].row], [b"c"])
+        assert journal.intents() == []
+        assert [bool(journal.find(path)) for path in (b"a", b"b", b"c")] == [True, True, False]
+
+
+def test_content_decides_only_where_the_table_says_so_and_for_this_judge(place: Place) -> None:
+    """Another version, or another set of engines, may be able to read it."""
+    with closing(place.journal()) as journal:
+        for kind in FailureKind:
+            journal.settle([], [ending(kind.encode(), kind)])
+            row = journal.find(kind.encode())
+            assert row is not None
+            assert journal.is_content(row) == RETRY[kind].settles
+        journal.settle([place.result("CT", "pixels")], [])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert not journal.is_content(row)
+    with closing(place.journal(judge="1.1")) as journal:
+        for kind in FailureKind:
+            row = journal.find(kind.encode())
+            assert row is not None
+            assert not journal.is_content(row)
+
+
+def test_the_directories_of_the_last_run_are_known(place: Place) -> None:
+    """So that a TARGET is not mixed with another SOURCE; a clerk that begins the same run again changes nothing."""
+    with closing(place.journal("run1")) as journal:
+        assert journal.directories() is None
+        journal.begin_run(b"/source", b"/target")
+        assert journal.directories() == (b"/source", b"/target")
+    with closing(place.journal("run2")) as journal:
+        journal.begin_run(b"/elsewhere", b"/target")
+        journal.end_run(75, complete=False)
+    with closing(place.journal("run1")) as journal:
+        journal.begin_run(b"/source", b"/target")
+        assert journal.directories() == (b"/elsewhere", b"/target")
+
+
+def test_a_journal_of_a_newer_program_is_refused(place: Place) -> None:
+    """And left as it is."""
+    place.journal().close()
+    path = os.path.join(place.target.state, b"journal.sqlite")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 2")
+    with pytest.raises(UsageError, match=r"newer dcmpool \(schema 2, this one knows 1\)"):
+        place.journal()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("content", [b"not a database, but as long as one " * 50, b"SQLite format 3\0" * 90])
+def test_what_is_no_journal_is_refused(place: Place, content: bytes) -> None:
+    """And left as it is."""
+    path = Path(os.fsdecode(place.target.state)) / "journal.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is not a journal of dcmpool"):
+        place.journal()
+    assert path.read_bytes() == content
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(place: Place) -> None:
+    """All of it or nothing."""
+    with closing(place.journal()) as journal:
+        # SQLite's integers have 64 bits.
+        huge = Ending(1, b"second", 2**70, 0, Outcome.FAILED, "", FailureKind.READ, "", ())
+        with pytest.raises(OverflowError):
+            journal.settle([], [ending(b"first"), huge])
+        assert journal.find(b"first") is None
+        journal.settle([], [ending(b"first")])
+        assert journal.find(b"first") is not None
+
+
+def test_two_connections_see_each_others_rows(place: Place) -> None:
+    """The walk reads while the other thread commits."""
+    with closing(place.journal()) as writer, closing(place.journal()) as reader:
+        assert reader.find(b"CT") is None
+        writer.settle([], [ending()])
+        assert reader.find(b"CT") is not None
+
+
+def test_a_row_survives_the_death_of_its_process(place: Place) -> None:
+    """Without any goodbye to SQLite."""
+    child = os.fork()
+    if not child:
+        try:
+            place.journal().settle([], [ending()])
+        finally:
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    with closing(place.journal()) as journal:
+        assert journal.find(b"CT") is not None
