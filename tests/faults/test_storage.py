@@ -121,7 +121,12 @@ def test_a_target_that_never_answers(onto_disk: Run, disk: Disk, rule: dict[str,
     onto_disk.start(storage={"give_up_seconds": 4.0})
     assert onto_disk.wait(30) == 75, onto_disk.errors
     assert "has not" in onto_disk.errors
-    assert "the target's storage has not completed a write for" in onto_disk.report["stopped"]
+    # A journal may fall silent while it is opened, when nobody knows yet whose storage it is.
+    words = (
+        "the target's storage has not completed a write for",
+        "the storage of source or target has not answered for",
+    )
+    assert onto_disk.report["stopped"].startswith(words)
     onto_disk.check_whole()
     disk.rules()
     onto_disk.finish()
