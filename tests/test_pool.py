@@ -465,7 +465,7 @@ def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() ->
     world = started(3)
     world.stalled = True
     world.advance(30.0)
-    assert [notice for notice in world.notices if "does not answer" in notice]
+    assert [notice for notice in world.notices if "no new file is begun" in notice]
     assert world.pool.crew.kills == 0
     world.stalled = False
     world.advance(1.0)
@@ -497,7 +497,7 @@ def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
     (child,) = busy(world)
     world.say(child, written(order(child).job))
     world.advance(8.0)
-    assert "1 files wait for it" in world.notices[-1]
+    assert "1 file waiting" in world.notices[-1]
     world.advance(56.0 + 8.0)
     assert isinstance(world.pool.error, StoppedError)
     assert world.pool.is_over
@@ -672,7 +672,7 @@ def test_lost_children_that_hold_every_token_stop_the_run() -> None:
         if child is not lost and not child.wants:
             world.say(child, Wants(order(child).job, writer=True))
     world.advance(8.0)
-    assert "does not answer" in world.notices[-1]
+    assert "no new file is begun" in world.notices[-1]
     world.advance(64.0)
     assert isinstance(world.pool.error, StoppedError)
     world.behave()

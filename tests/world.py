@@ -11,11 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
 from dcmpool.crew import Phase
 from dcmpool.jobs import MAX_ATTEMPTS
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import FailureKind, Outcome, Side, Stage
 from dcmpool.pool import Pool
 from dcmpool.protocol import (
     Assign,
@@ -211,7 +211,9 @@ class World:
             case SignalChild():
                 self._signal(self.children[action.worker], action.number)
             case Examine():
-                self.pool.examined(action.worker, stalled=self.stalled, stage=Stage.DECODE, reason="slow", now=self.now)
+                side = Side.TARGET if self.stalled else None
+                look = Look(side, "", Stage.DECODE, is_stopped=False, reason="slow")
+                self.pool.examined(action.worker, look, self.now)
             case CloseChild():
                 child = self.children.pop(action.worker)
                 assert not child.alive or not child.pid, "closed while it lives"
@@ -313,7 +315,7 @@ class World:
         assert child.listening, "a job for a child that closed its channel"
         assert child.pid, "a job for a child that is not known to exist"
         assert not self.pool.draining, "a new job while draining"
-        assert not (self.notices and "does not answer" in self.notices[-1]), "a new job while storage stalls"
+        assert not (self.notices and "no new file is begun" in self.notices[-1]), "a new job while storage stalls"
         holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
         assert not holders, "one job, two children"
         assert order.job not in self.settled_jobs, "a job after its end"
