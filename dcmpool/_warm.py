@@ -15,8 +15,15 @@ MODULES = (
     "rle",
     "jpeg_ls",
     "imagecodecs",
+    "imagecodecs._jpeg2k",  # imagecodecs itself loads each library only when it is asked for
+    "imagecodecs._jpeg8",
+    "imagecodecs._jpegls",
+    "imagecodecs._jpegxl",
     "xxhash",
     "dcmpool.worker",
+    "dcmpool.engines._proof",
+    "dcmpool.engines._pydicom",
+    "dcmpool.engines.plain",
 )
 
 

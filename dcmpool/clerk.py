@@ -62,6 +62,7 @@ class Clerk:
         self._channel = channel
         self._sending = threading.Lock()
         self._credit = threading.Semaphore(0)
+        self._committing = threading.Lock()
 
     def serve(self) -> None:
         """Do what the supervisor asks until it says `Finish` or is gone."""
@@ -85,12 +86,13 @@ class Clerk:
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
         if begun:
             self._journal.begin(begun)
-        if results:
-            done, failures = self._target.commit(results, self._journal)
-            self._send(Committed(tuple(done), tuple(failures)))
-        if endings:
-            self._journal.settle((), endings)
-            self._send(Committed(tuple(ending.job for ending in endings)))
+        with self._committing:
+            if results:
+                done, failures = self._target.commit(results, self._journal)
+                self._send(Committed(tuple(done), tuple(failures)))
+            if endings:
+                self._journal.settle((), endings)
+                self._send(Committed(tuple(ending.job for ending in endings)))
         for name in (name for m in messages if isinstance(m, Discard) for name in m.names):
             self._target.discard(name)
         for message in messages:
@@ -119,7 +121,7 @@ class Clerk:
             self._send(Refused(_one_line(error, order), code))
             return False
         self._send(Opened(_base(order), self._target.root))
-        walker = _Walker(order, self._target, journal, self._send, self._credit)
+        walker = _Walker(order, self._target, journal, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
 
@@ -156,13 +158,20 @@ class _Walker:
     """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows."""
 
     def __init__(
-        self, order: Open, target: Target, journal: bytes, send: Callable[[Message], None], credit: threading.Semaphore
+        self,
+        order: Open,
+        target: Target,
+        journal: bytes,
+        send: Callable[[Message], None],
+        credit: threading.Semaphore,
+        committing: threading.Lock,
     ) -> None:
         self._order = order
         self._target = target
         self._journal_path = journal
         self._send = send
         self._credit = credit
+        self._committing = committing
         self._items: list[Item] = []
         self._files = self._bytes = self._settled = 0
         self._flushed = time.monotonic()
@@ -174,7 +183,7 @@ class _Walker:
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                         self._flush()
-            self._flush()
+                self._flush()
             self._report(complete=True)
         except (OSError, sqlite3.Error, DcmpoolError) as error:
             self._send(Stopped(f"the source cannot be walked: {_words(error)}", fatal=False))
@@ -243,11 +252,27 @@ class _Walker:
             return False
 
     def _flush(self) -> None:
+        if self._order.again:
+            with self._committing:
+                self._drop_settled()
+                self._send_items()
+        else:
+            self._send_items()
+        self._report(complete=False)
+        self._flushed = time.monotonic()
+
+    def _drop_settled(self) -> None:
+        """Drop what was committed since the walk met it; in the lock, so that no acknowledgement overtakes this."""
+        rows = ((item, self._journal.find(item.path)) for item in self._items)
+        left = [item for item, row in rows if row is None or row.run != self._order.run]
+        if len(left) < len(self._items):
+            self._credit.release(len(self._items) - len(left))
+        self._items = left
+
+    def _send_items(self) -> None:
         if self._items:
             self._send(Found(tuple(self._items)))
             self._items.clear()
-        self._report(complete=False)
-        self._flushed = time.monotonic()
 
     def _report(self, *, complete: bool) -> None:
         self._send(Scanned(self._files, self._bytes, self._settled, complete))

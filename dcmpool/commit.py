@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dcmpool import _os
 from dcmpool.journal import Intent, Journal, Row
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, Result
 from dcmpool.scan import STATE_DIRECTORY
 
@@ -142,7 +142,7 @@ class Target:
                 return CommitFailure(result.job, FailureKind.CHANGED, f"the source is gone: {error.strerror}")
             as_read = (result.written.source_size, result.written.source_mtime_ns)
             as_written = (result.written.size, result.written.mtime_ns)
-            if (status.st_size, status.st_mtime_ns) not in (as_read, as_written):
+            if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
                 return CommitFailure(result.job, FailureKind.CHANGED, "the source changed while it was decompressed")
             return None
         reason = self.obstacle(result.path, journal.find(result.path))
@@ -198,7 +198,7 @@ class Target:
 
 def is_as_written(status: os.stat_result, row: Row) -> bool:
     """Whether a file of TARGET still is the one that the journal knows."""
-    return (status.st_size, status.st_mtime_ns) == (row.result_size, row.result_mtime_ns)
+    return (status.st_size, stored_time(status.st_mtime_ns)) == (row.result_size, row.result_mtime_ns)
 
 
 def _beside(temp: bytes, final: bytes) -> bytes:

@@ -53,15 +53,16 @@ def name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def walk(source: Source, offset: int, *, explicit: bool) -> Iterator[Element]:
-    """Give the elements of the data set from `offset` to the end of the file, not those inside sequences.
+def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None) -> Iterator[Element]:
+    """Give the elements of the data set from `offset` to `end` (that of the file), not those inside sequences.
 
     Raises
     ------
     Fault
         CORRUPT where an element does not fit into the file.
     """
-    while offset < source.size:
+    end = source.end if end is None else end
+    while offset < end:
         element = element_at(source, offset, explicit=explicit)
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
@@ -82,9 +83,31 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
         length, value = int.from_bytes(_bytes(source, value, 4), "little"), offset + 12
     elif not explicit or not (vr.isalpha() and vr.isupper()) or group == 0xFFFE:
         vr, length = b"", int.from_bytes(head[4:], "little")
-    if length != UNDEFINED and value + length > source.size:
-        raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.size - value}")
+    if length != UNDEFINED and value + length > source.end:
+        raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.end - value}")
     return Element(tag, vr, offset, value, length, value + length)
+
+
+def walk_item(source: Source, item: int) -> tuple[list[Element], int]:
+    """Give the elements of the sequence item whose tag is at `item`, Explicit VR, and the offset after the item.
+
+    Raises
+    ------
+    Fault
+        CORRUPT where no item is there, or it does not hold its elements.
+    """
+    tag, length = _item(source, item)
+    if tag != ITEM:
+        raise corrupt(f"a sequence holds {name(tag)} where an Item is due")
+    end = source.end if length == UNDEFINED else item + 8 + length
+    found: list[Element] = []
+    for element in walk(source, item + 8, explicit=True, end=end):
+        if element.tag == ITEM_DELIMITATION and length == UNDEFINED:
+            return found, element.end
+        found.append(element)
+    if length == UNDEFINED or (found and found[-1].end != end):
+        raise corrupt("an Item of a sequence does not end where it should")
+    return found, end
 
 
 def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
@@ -103,7 +126,7 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
 
 def shows_vr(source: Source, offset: int) -> bool:
     """Tell whether the element at `offset` shows one of the VRs of PS3.5 6.2."""
-    return source.size >= offset + 8 and source.read(offset + 4, 2) in LONG_VRS | SHORT_VRS
+    return source.end >= offset + 8 and source.read(offset + 4, 2) in LONG_VRS | SHORT_VRS
 
 
 def _kind(element: Element, *, explicit: bool) -> int:
@@ -155,12 +178,12 @@ def _element_of_item(source: Source, offset: int, stack: bytearray) -> int:
 def _item(source: Source, offset: int) -> tuple[int, int]:
     group, number, length = struct.unpack("<HHL", _bytes(source, offset, 8))
     tag = group << 16 | number
-    if tag == ITEM and length != UNDEFINED and offset + 8 + length > source.size:
-        raise corrupt(f"an Item claims {length} bytes, the file ends after {source.size - offset - 8}")
+    if tag == ITEM and length != UNDEFINED and offset + 8 + length > source.end:
+        raise corrupt(f"an Item claims {length} bytes, the file ends after {source.end - offset - 8}")
     return tag, length
 
 
 def _bytes(source: Source, offset: int, length: int) -> bytes:
-    if offset + length > source.size:
-        raise corrupt(f"the file ends in the middle of an element, at byte {source.size}")
+    if offset + length > source.end:
+        raise corrupt(f"the file ends in the middle of an element, at byte {source.end}")
     return source.read(offset, length)

@@ -26,7 +26,7 @@ BITS_STORED: Final = 0x00280101
 PIXEL_REPRESENTATION: Final = 0x00280103
 
 _ONE_SAMPLE: Final = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
-_THREE_SAMPLES: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+_THREE_SAMPLES: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "XYB"})
 # What each Transfer Syntax may hold. Practice is wider than PS3.5 8.2: every decoder of the lossy family reads all
 # three processes, so a progressive stream labelled Baseline is decoded, and reported.
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -54,8 +54,17 @@ class ImagePixel:
 
     @property
     def frame_bytes(self) -> int:
-        """Native bytes of one Frame, no component subsampled."""
-        return -(-self.rows * self.columns * self.samples_per_pixel * self.bits_allocated // 8)
+        """Native bytes of one Frame, no component subsampled; 1-bit samples rounded up to whole bytes."""
+        return -(-self._frame_bits // 8)
+
+    @property
+    def native_bytes(self) -> int:
+        """Native bytes of all Frames: no byte is begun anew for a Frame of 1-bit samples (PS3.5 8.1.1)."""
+        return -(-self._frame_bits * self.number_of_frames // 8)
+
+    @property
+    def _frame_bits(self) -> int:
+        return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
 
 
 def read_image_pixel(source: Source, elements: Mapping[int, Element]) -> ImagePixel:
@@ -105,11 +114,16 @@ def reconcile(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
             f"the codestream has {found.components} components, Samples per Pixel is {image.samples_per_pixel}"
         )
     _check_colour(image)
-    if image.bits_allocated == 1:
-        raise Fault(FailureKind.UNSUPPORTED, "1-bit encapsulated Pixel Data is not supported yet")
-    if uid != syntaxes.RLE_LOSSLESS:
-        _check_depth(image, found)
+    if found.kind in ("RLE", "plain"):
+        _check_packed(image, found)
+        return
+    _check_depth(image, found)
     yield from _check_kind(uid, found)
+    yield from _differences(image, uid, found)
+
+
+def _differences(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
+    """Name what decoders settle by the codestream, the header notwithstanding."""
     if found.signed != bool(image.pixel_representation) and found.kind == "JPEG 2000":
         yield f"the codestream is {'signed' if found.signed else 'unsigned'}, Pixel Representation says otherwise"
     if found.precision > image.bits_stored and found.kind == "JPEG 2000":
@@ -125,8 +139,12 @@ def reconcile(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
 def rearranged(image: ImagePixel, uid: str, found: Codestream) -> ImagePixel:
     """Give the module of the native result: colour by pixel, and RGB where the colour was transformed."""
     colour = image.photometric_interpretation
-    if converts_colour(image, uid, found) or colour in ("YBR_RCT", "YBR_ICT"):
+    if found.kind == "plain":
+        return image
+    if converts_colour(image, uid, found) or colour in ("YBR_RCT", "YBR_ICT", "XYB"):
         colour = "RGB"
+    elif image.samples_per_pixel == 3 and uid in syntaxes.JPEG_XL and uid not in syntaxes.LOSSLESS:
+        colour = "RGB"  # libjxl turns back whatever transform it finds in a lossy stream, or one made from JPEG
     elif colour == "YBR_FULL_422":  # the decoders give every pixel its own chrominance
         colour = "YBR_FULL"
     return replace(image, photometric_interpretation=colour, planar_configuration=0)
@@ -152,6 +170,13 @@ def _check_colour(image: ImagePixel) -> None:
             f"Photometric Interpretation {colour} does not go with {image.samples_per_pixel} Samples per Pixel"
         )
     raise Fault(FailureKind.UNSUPPORTED, "a Photometric Interpretation that no engine knows")
+
+
+def _check_packed(image: ImagePixel, found: Codestream) -> None:
+    if image.bits_allocated == 1 and image.samples_per_pixel > 1:
+        raise Fault(FailureKind.UNSUPPORTED, "1-bit Pixel Data in colour")
+    if found.kind == "plain" and image.photometric_interpretation == "YBR_FULL_422":
+        raise Fault(FailureKind.UNSUPPORTED, "YBR_FULL_422 that is encapsulated without compression")
 
 
 def _check_depth(image: ImagePixel, found: Codestream) -> None:

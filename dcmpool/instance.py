@@ -6,24 +6,38 @@ Promises: an `Instance` that is to be decompressed has all its Frames, each a wh
 the Image Pixel Module; what the native result will be is decided here, whatever engine comes after.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from dcmpool import codestream, syntaxes
+from dcmpool import syntaxes
+from dcmpool.bigendian import Swapped
 from dcmpool.codestream import Codestream
-from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, element_at, name, shows_vr, walk
+from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, name, shows_vr, walk, walk_item
+from dcmpool.deflated import Inflated, inflated
 from dcmpool.encapsulated import Frames, find_frames
 from dcmpool.errors import Fault
+from dcmpool.filemeta import find_file_meta, is_big_endian
 from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
+from dcmpool.jpeg import walk_jpeg
+from dcmpool.jpeg2000 import walk_jpeg_2000
+from dcmpool.jpegxl import read_jpeg_xl
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.source import Source
+from dcmpool.rle import walk_rle
+from dcmpool.source import Source, View
 
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _SOP_CLASS_UID: Final = 0x00080016
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
-_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, 0x00080018, 0x00880200})  # and SOP Instance UID, Icon Image Sequence
-_PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+ICON_GROUP_LENGTH: Final = 0x00880000
+ICON_IMAGE_SEQUENCE: Final = 0x00880200
+_SOP_INSTANCE_UID: Final = 0x00080018
+_KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID, ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE})
+PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+_VIEWS: Final[Mapping[str, Callable[[Callable[[int, int], bytes], int, int], View]]] = {
+    syntaxes.EXPLICIT_VR_BIG_ENDIAN: Swapped,
+    syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Inflated,
+}
 _MAX_NATIVE_BYTES: Final = 0xFFFFFFFE  # a 32-bit length, and even (PS3.5 7.1.1)
 
 
@@ -46,8 +60,10 @@ class Instance:
     """One source file, read and judged.
 
     `flaw` says in words that the Pixel Data is truncated; such an instance is never done, whatever an engine makes of
-    it. `image`, `result` (the Image Pixel Module before and after) and `frames` are there when `outcome` is
-    DECOMPRESSED; `codestream` is that of the first Frame. Sizes are bytes of native Pixel Data.
+    it. `image`, `result` (the Image Pixel Module before and after), `frames` and `codestream`, that of the first
+    Frame, are there when Frames are to be decoded: `outcome` is DECOMPRESSED, and not the data set alone takes
+    another form. Sizes are bytes of native Pixel Data. `icon` is there when
+    that of the Icon Image Sequence must be decoded too.
     """
 
     outcome: Outcome
@@ -63,11 +79,22 @@ class Instance:
     memory_bytes: int = 0
     notes: tuple[str, ...] = field(default=())
     flaw: str = ""
+    icon: "Icon | None" = None
 
     @property
     def number_of_frames(self) -> int:
         """Frames to be decoded; 0 if there is nothing to decode."""
         return 0 if self.frames is None else len(self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Icon:
+    """An encapsulated Icon Image: its own small `instance`, in the one item (offsets `start` to `end`, bytes) of
+    the Icon Image Sequence."""
+
+    instance: Instance
+    start: int
+    end: int
 
 
 def inspect(source: Source) -> Instance:
@@ -78,34 +105,63 @@ def inspect(source: Source) -> Instance:
     Fault
         CORRUPT, UNSUPPORTED, READ or CHANGED.
     """
-    found = _file_meta(source)
+    found = find_file_meta(source)
     if found is None:
         return Instance(Outcome.OTHER)
     preamble, meta, data_set = found
-    source.hold()
     uid = _text(source, meta.get(_TRANSFER_SYNTAX_UID))
     if uid in syntaxes.KEPT:
         return Instance(Outcome.KEPT, uid)
-    if uid == syntaxes.EXPLICIT_VR_BIG_ENDIAN:
-        raise Fault(FailureKind.UNSUPPORTED, "Big Endian data sets are not supported yet")
-    if uid == syntaxes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        raise Fault(FailureKind.UNSUPPORTED, "Deflated data sets are not supported yet")
+    if not meta and is_big_endian(source, data_set):
+        uid = syntaxes.EXPLICIT_VR_BIG_ENDIAN
+    view = _VIEWS.get(uid)
+    if view is not None:
+        source.look_through(view(source.read_raw, data_set, source.size), data_set)
+    source.hold()
     explicit = shows_vr(source, data_set)
     elements, damage = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
     layout = Layout(preamble, meta, data_set, elements)
-    pixel_data = next((elements[tag] for tag in _PIXEL_ELEMENTS if tag in elements), None)
+    pixel_data = next((elements[tag] for tag in PIXEL_ELEMENTS if tag in elements), None)
     sop_class_uid = _text(source, elements.get(_SOP_CLASS_UID))
+    if uid in syntaxes.RECODED:
+        return _recoded(source, uid, sop_class_uid, layout, pixel_data)
     if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
         notes = damage if pixel_data is None else (*damage, *_check_native(source, elements, pixel_data))
         return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
+    return _compressed(source, uid, sop_class_uid, layout, pixel_data)
+
+
+def _compressed(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
+    """Judge an instance whose Transfer Syntax says that its Pixel Data is encapsulated, and its icon."""
     if uid not in syntaxes.DECODABLE:
         raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
-    if not explicit:
+    if not shows_vr(source, layout.data_set):
         raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
-    return _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+    instance = _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+    icon = _icon(source, uid, layout.elements)
+    if icon is None:
+        return instance
+    return replace(instance, icon=icon, memory_bytes=instance.memory_bytes + icon.instance.memory_bytes)
 
 
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
+
+
+def _recoded(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element | None) -> Instance:
+    """Judge an instance whose data set takes another form as a whole; `source` shows it as it will be."""
+    if not shows_vr(source, layout.data_set) and layout.data_set < source.end:
+        raise corrupt("the Transfer Syntax says Explicit VR, the data set shows none")
+    notes = () if pixel_data is None else _check_native(source, layout.elements, pixel_data)
+    native_bytes = 0 if pixel_data is None else pixel_data.length
+    return Instance(
+        Outcome.DECOMPRESSED,
+        uid,
+        sop_class_uid,
+        layout,
+        native_bytes=native_bytes,
+        memory_bytes=source.end,
+        notes=notes,
+    )
 
 
 def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
@@ -115,7 +171,7 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
     extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
     frames = find_frames(source, pixel_data, image.number_of_frames, extended)
     first, notes, flaw = _check_frames(source, uid, image, frames)
-    native_bytes = image.frame_bytes * image.number_of_frames
+    native_bytes = image.native_bytes
     if native_bytes > _MAX_NATIVE_BYTES:
         raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
     result = rearranged(image, uid, first)
@@ -134,6 +190,27 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
         notes=notes,
         flaw=flaw,
     )
+
+
+def _icon(source: Source, uid: str, elements: Mapping[int, Element]) -> Icon | None:
+    """Read the Icon Image Sequence (PS3.3 F.7) where its Pixel Data is encapsulated, as PS3.5 A.4 allows."""
+    sequence = elements.get(ICON_IMAGE_SEQUENCE)
+    if sequence is None or sequence.vr != b"SQ" or sequence.end - sequence.value < 16:
+        return None
+    try:
+        inside, end = walk_item(source, sequence.value)
+        pixel_data = next((e for e in inside if e.tag == PIXEL_DATA and e.length == UNDEFINED), None)
+        if pixel_data is None:
+            return None
+        if end < sequence.end - (8 if sequence.length == UNDEFINED else 0):
+            raise corrupt("more than one Item, PS3.3 F.7 allows one")
+        layout = Layout(preamble=False, meta={}, data_set=sequence.value + 8, elements={e.tag: e for e in inside})
+        instance = _encapsulated(source, uid, "", layout, pixel_data)
+        if instance.flaw:
+            raise corrupt(instance.flaw)
+    except Fault as fault:
+        raise Fault(fault.kind, f"Icon Image Sequence: {fault.reason}") from fault
+    return Icon(instance, sequence.value, end)
 
 
 def _check_frames(
@@ -168,13 +245,36 @@ def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:
         CORRUPT or UNSUPPORTED.
     """
     if uid == syntaxes.RLE_LOSSLESS:
-        return codestream.rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
-    found = codestream.jpeg_2000(data) if uid in syntaxes.JPEG_2000 else codestream.jpeg(data)
+        return walk_rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
+    if uid in syntaxes.PLAIN:
+        return _plain(data, uid, image)
+    if uid in syntaxes.JPEG_XL:
+        return read_jpeg_xl(data)
+    found = walk_jpeg_2000(data) if uid in syntaxes.JPEG_2000 else walk_jpeg(data)
     # PS3.5 A.4 pads to an even length with one 00; encoders are known to add more, or one FF.
     rest = data[found.start + found.length :]
     if rest.strip(b"\x00") and len(rest) > 1:
         raise corrupt(f"{len(rest)} bytes that are no padding follow the end of the codestream")
     return found
+
+
+def _plain(data: bytes, uid: str, image: ImagePixel) -> Codestream:
+    """Check one Frame of Encapsulated Uncompressed or Deflated Image Frame (PS3.5 A.4.11, A.4.13): its length alone
+    can tell anything."""
+    held = inflated(data, image.frame_bytes) if uid == syntaxes.DEFLATED_IMAGE_FRAME else data
+    if len(held) not in (image.frame_bytes, image.frame_bytes + image.frame_bytes % 2):
+        raise corrupt(f"the Frame has {len(held)} bytes, {image.frame_bytes} are due")
+    return Codestream(
+        kind="plain",
+        rows=image.rows,
+        columns=image.columns,
+        components=image.samples_per_pixel,
+        precision=image.bits_allocated,
+        signed=bool(image.pixel_representation),
+        start=0,
+        length=len(data),
+        lossless=True,
+    )
 
 
 def _character(found: Codestream) -> tuple[int, bool, str]:
@@ -185,48 +285,6 @@ def _memory_bytes(image: ImagePixel, frames: Frames, native_bytes: int) -> int:
     """Estimate the peak of a decode that holds all Frames: codecs work on 32-bit samples, plug-ins copy twice."""
     samples = image.rows * image.columns * image.samples_per_pixel
     return native_bytes + 2 * frames.largest_bytes() + 4 * samples + 4 * image.frame_bytes
-
-
-def _file_meta(source: Source) -> tuple[bool, dict[int, Element], int] | None:
-    """Find the File Meta Information (PS3.10 7.1): whether a preamble is there, its elements, the offset after.
-
-    A file without "DICM" is DICOM when it starts as a data set does; None when it is not DICOM at all.
-    """
-    preamble = source.size >= 132 and source.read(128, 4) == b"DICM"
-    offset = 132 if preamble else 0
-    if not preamble and source.size >= 8 and source.read(0, 4) == b"DICM":
-        offset = 4
-    if not _starts_data_set(source, offset):
-        return None
-    meta: dict[int, Element] = {}
-    while source.size - offset >= 8 and source.read(offset, 2) == b"\x02\x00":
-        element = element_at(source, offset, explicit=True)
-        if element.length == UNDEFINED:
-            raise corrupt(f"{name(element.tag)} in the File Meta Information has no length")
-        meta.setdefault(element.tag, element)
-        offset = element.end
-    return preamble, meta, offset
-
-
-def _starts_data_set(source: Source, offset: int) -> bool:
-    """Tell whether three elements in ascending order, or all there are, lie at `offset`, group 0002 or 0008 first."""
-    tag = -1
-    for _ in range(3):
-        if source.size - offset < 8:
-            return tag > 0 and offset == source.size
-        group = int.from_bytes(source.read(offset, 2), "little")
-        if tag < 0 and group not in (0x0002, 0x0008):
-            return False
-        try:
-            element = element_at(source, offset, explicit=shows_vr(source, offset))
-        except Fault:
-            return False
-        if element.tag <= tag:
-            return False
-        if element.length == UNDEFINED:
-            return tag > 0
-        tag, offset = element.tag, element.end
-    return True
 
 
 def _elements(
@@ -245,7 +303,7 @@ def _elements(
                 kept[element.tag] = element
             offset = element.end
     except Fault as fault:
-        in_pixel_data = source.size - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
+        in_pixel_data = source.end - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
         if not tolerant or fault.kind is not FailureKind.CORRUPT or in_pixel_data:
             raise
         return kept, (f"copied although damaged: {fault.reason}",)

@@ -197,7 +197,8 @@ class Jobs:
         self._forget(job.path)
 
     def _end(self, job: Job) -> Ending:
-        last = job.attempts[-1]
+        # That an engine cannot do it at all says nothing of the file, if another could and failed.
+        last = next((a for a in reversed(job.attempts) if a.kind is not FailureKind.UNSUPPORTED), job.attempts[-1])
         return self._settling(
             Ending(
                 job.id, job.path, job.size, job.mtime_ns, Outcome.FAILED, job.transfer_syntax_uid, last.kind,

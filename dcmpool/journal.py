@@ -7,6 +7,7 @@ relative to SOURCE.
 Write-ahead log with synchronous=FULL: a transaction survives a power cut; the clerk makes few and large ones.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import msgspec
 from dcmpool.errors import UsageError
 from dcmpool.model import RETRY, FailureKind, Outcome
 from dcmpool.protocol import Attempt, Begun, Ending, Result
+from dcmpool.text import shown
 
 _VERSION = 1
 
@@ -102,6 +104,9 @@ class Journal:
     def __init__(self, path: bytes, run: str, judge: str) -> None:
         self._run = run
         self._judge = judge
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            # SQLite would open it for reading and leave its write-ahead log behind.
+            raise UsageError(f"the journal cannot be written: {shown(path)}")
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
         try:
             self._prepare(path)
@@ -116,7 +121,7 @@ class Journal:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise UsageError(f"{path.decode(errors='replace')} is not a journal of dcmpool: {error}") from error
+            raise UsageError(f"{shown(path)} is not a journal of dcmpool: {error}") from error
         if version > _VERSION:
             raise UsageError(
                 f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool"

@@ -110,3 +110,8 @@ RETRY: dict[FailureKind, Rule] = {
     FailureKind.STALLED: Rule(Then.UNCOUNTED),
     FailureKind.LOST: Rule(Then.NEVER, retire=True),
 }
+
+
+def stored_time(mtime_ns: int) -> int:
+    """Return a modification time as messages and the journal hold it: 64 bits, which end in the year 2262."""
+    return max(-(2**63), min(mtime_ns, 2**63 - 1))

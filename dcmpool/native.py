@@ -2,6 +2,8 @@
 
     preamble | File Meta (made from the source's) | data set bytes with the changes | Pixel Data | what follows it
 
+A Big Endian or deflated data set is written as its `Source` shows it.
+
 Promises: nothing is encoded anew but the elements named in `_changes` and the File Meta Information; no more
 than one Frame is held; the digest is that of the bytes that were handed to the kernel.
 """
@@ -16,9 +18,9 @@ from typing import Final
 import xxhash
 
 from dcmpool import syntaxes
-from dcmpool.dataset import PIXEL_DATA, Element
+from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element
 from dcmpool.imagepixel import PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
-from dcmpool.instance import Instance, Layout
+from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, PIXEL_ELEMENTS, Icon, Instance, Layout
 from dcmpool.source import Source
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.259636921627969641285463852151505957571"  # PS3.5 B.2: from a UUID
@@ -32,16 +34,18 @@ _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: bytes of the file, bytes of native Pixel Data without its pad, and the xxh3-128 digest
-    (hex) of the latter, or for a copy of the whole file."""
+    """What was written: bytes of the file, bytes of native Pixel Data (without the pad that was added), and the
+    xxh3-128 digest (hex) of the latter, or for a copy of the whole file; `icon_digest` is that of a decoded Icon
+    Image."""
 
     size: int
     native_bytes: int
     digest: str
+    icon_digest: str = ""
 
 
 def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
-    """Write the native form of `instance` to an empty file; `frames` are its native Frames in order.
+    """Write the native form of `instance` to an empty file; `frames` are its native Frames as engines give them.
 
     Raises
     ------
@@ -51,20 +55,37 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
         As the target's storage gives it.
     """
     layout = instance.layout
-    if layout is None or instance.image is None:
+    if layout is None:
         raise ValueError("nothing to write")
-    pixel_data = layout.elements[PIXEL_DATA]
     output = _Output(fd)
     output.write(source.read(0, 128) if layout.preamble else bytes(128))
     output.write(_file_meta(source, layout))
-    _splice(output, source, layout.data_set, pixel_data.start, _changes(source, instance, layout))
-    vr = b"OB" if instance.image.bits_allocated <= 8 else b"OW"  # PS3.5 A.2
-    padded = instance.native_bytes + instance.native_bytes % 2
-    output.write(struct.pack("<HH2s2xL", 0x7FE0, 0x0010, vr, padded))
+    if instance.frames is None:
+        return _write_recoded(output, source, layout)
+    frames = iter(frames)
+    changes = _changes(source, instance, layout)
+    icon_digest = ""
+    if instance.icon is not None:
+        icon = bytes(next(frames))
+        icon_digest = xxhash.xxh3_128_hexdigest(icon)
+        changes += _icon_changes(source, instance.icon, layout, icon)
+    pixel_data = layout.elements[PIXEL_DATA]
+    output.write_all(_spliced(source, layout.data_set, pixel_data.start, changes))
+    output.write(_pixel_data_head(instance))
     digest = _write_frames(output, frames)
-    output.write(bytes(padded - instance.native_bytes))
-    _splice(output, source, pixel_data.end, source.size, [])
-    return Written(output.size, instance.native_bytes, digest)
+    output.write(bytes(instance.native_bytes % 2))
+    output.write_all(_chunks(source, pixel_data.end, source.end))
+    return Written(output.size, instance.native_bytes, digest, icon_digest)
+
+
+def _write_recoded(output: "_Output", source: Source, layout: Layout) -> Written:
+    """Write a data set that `source` shows as it will be, its Pixel Data among the rest."""
+    pixel_data = next((layout.elements[tag] for tag in PIXEL_ELEMENTS if tag in layout.elements), None)
+    start, end = (source.end, source.end) if pixel_data is None else (pixel_data.value, pixel_data.end)
+    output.write_all(_chunks(source, layout.data_set, start))
+    digest = _write_frames(output, _chunks(source, start, end))
+    output.write_all(_chunks(source, end, source.end))
+    return Written(output.size, end - start, digest)
 
 
 def write_copy(fd: int, source: Source) -> Written:
@@ -112,6 +133,10 @@ class _Output:
             os.fdatasync(self.fd)
             self._flushed = self.size
 
+    def write_all(self, parts: Iterable[bytes]) -> None:
+        for part in parts:
+            self.write(part)
+
 
 def _write_frames(output: _Output, frames: Iterable[bytes | memoryview]) -> str:
     digest = xxhash.xxh3_128()
@@ -126,15 +151,53 @@ def _chunks(source: Source, start: int, end: int) -> Iterator[bytes]:
         yield source.read(offset, min(_CHUNK_BYTES, end - offset))
 
 
-def _splice(output: _Output, source: Source, start: int, end: int, changes: list[tuple[Element, bytes]]) -> None:
-    """Copy the source from `start` to `end` but for the elements that have a change."""
+def _spliced(source: Source, start: int, end: int, changes: list[tuple[Element, bytes]]) -> Iterator[bytes]:
+    """Give the source's bytes from `start` to `end`, but for the elements that have a change."""
     for element, replacement in sorted(changes):
-        for part in _chunks(source, start, element.start):
-            output.write(part)
-        output.write(replacement)
+        yield from _chunks(source, start, element.start)
+        yield replacement
         start = element.end
-    for part in _chunks(source, start, end):
-        output.write(part)
+    yield from _chunks(source, start, end)
+
+
+def _pixel_data_head(instance: Instance) -> bytes:
+    """Make tag, VR and length of native Pixel Data, even as PS3.5 8.1.1 wants it."""
+    if instance.image is None:
+        raise ValueError("nothing to write")
+    vr = b"OB" if instance.image.bits_allocated <= 8 else b"OW"  # PS3.5 A.2
+    return struct.pack("<HH2s2xL", 0x7FE0, 0x0010, vr, instance.native_bytes + instance.native_bytes % 2)
+
+
+def _icon_changes(source: Source, icon: Icon, layout: Layout, pixels: bytes) -> list[tuple[Element, bytes]]:
+    """Make the Icon Image Sequence anew around its native `pixels`, with the lengths of item, sequence and group."""
+    inner = icon.instance.layout
+    if inner is None:
+        raise ValueError("nothing to write")
+    changes = _changes(source, icon.instance, inner)
+    value = _pixel_data_head(icon.instance) + pixels + bytes(len(pixels) % 2)
+    changes.append((inner.elements[PIXEL_DATA], value))
+    item = b"".join(_spliced(source, inner.data_set, icon.end, changes))
+    grown = len(item) - (icon.end - inner.data_set)
+    sequence = layout.elements[ICON_IMAGE_SEQUENCE]
+    parts = [
+        source.read(sequence.start, sequence.value - sequence.start - 4),
+        _longer(source, sequence.value - 4, grown),
+        source.read(icon.start, 4),
+        _longer(source, icon.start + 4, grown),
+        item,
+        source.read(icon.end, sequence.end - icon.end),
+    ]
+    found = [(sequence, b"".join(parts))]
+    group_length = layout.elements.get(ICON_GROUP_LENGTH)
+    if group_length is not None and group_length.length == 4:
+        found.append((group_length, _with_value(source, group_length, _longer(source, group_length.value, grown))))
+    return found
+
+
+def _longer(source: Source, offset: int, grown: int) -> bytes:
+    """Give the 32-bit length at `offset`, `grown` bytes longer unless it is an undefined one."""
+    length = int.from_bytes(source.read(offset, 4), "little")
+    return struct.pack("<L", length if length == UNDEFINED else length + grown)
 
 
 def _changes(source: Source, instance: Instance, layout: Layout) -> list[tuple[Element, bytes]]:

@@ -216,6 +216,10 @@ class Pool:
         """The fork server has made the child."""
         self.crew.launched(self.crew[number], pid, now)
 
+    def not_launched(self, number: int) -> None:
+        """The child cannot even be asked for."""
+        self.crew.bury(self.crew[number])
+
     def message(self, number: int, message: Message, now: float) -> None:
         """Take what a child says; what it may not say now ends it."""
         worker = self.crew[number]

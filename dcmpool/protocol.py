@@ -160,6 +160,8 @@ class Open(Message, frozen=True):
     overwrite: bool
     durable: bool
     run: str
+    again: bool
+    """Whether an earlier clerk of this run died: results may be committed while the walk meets their files again."""
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, stored_time
 
 STATE_DIRECTORY: Final = b".dcmpool"
 """dcmpool's own folder in a TARGET; never walked."""
@@ -91,7 +91,7 @@ def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[in
         return _identity(status)
     if not stat.S_ISREG(status.st_mode):
         return Note(path, None, f"{_SPECIAL.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a file")
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, status.st_size, stored_time(status.st_mtime_ns))
 
 
 def _unseen(full: bytes, path: bytes, error: OSError | ValueError) -> Note:

@@ -1,5 +1,8 @@
 """The file that an attempt reads: opened once, read by offset, and known to be the same file at the end.
 
+A data set in a form that cannot be read by offset is read through a *view*, which gives its Explicit VR Little
+Endian form in its place.
+
 Promises: only regular files are opened; a read gives all the bytes asked for or a `Fault`; no mapping (a file
 truncated while it is mapped kills the process with SIGBUS); files up to `IN_MEMORY_BYTES` are read once.
 """
@@ -8,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
@@ -18,8 +21,20 @@ WINDOW_BYTES: Final = 1 << 16
 _CHUNK_BYTES: Final = 1 << 26
 
 
+class View(Protocol):
+    """What stands in the place of a file's last bytes: `size` bytes, read by offset from its own start."""
+
+    size: int
+
+    def read(self, offset: int, length: int, /) -> bytes:
+        """Give `length` bytes from `offset`."""
+
+
 class Source:
-    """An open source file; `size` (bytes) and `mtime_ns` are those at opening."""
+    """An open source file; `size` (bytes) and `mtime_ns` are those at opening.
+
+    `end` is the offset after the last byte that can be read: `size`, or another once there is a view.
+    """
 
     def __init__(self, fd: int) -> None:
         """Take an open descriptor; the caller closes it.
@@ -37,12 +52,15 @@ class Source:
             raise Fault(FailureKind.READ, "not a regular file")
         self.fd = fd
         self.size = status.st_size
+        self.end = status.st_size
         self.mtime_ns = status.st_mtime_ns
+        self._view: View | None = None
+        self._view_start = status.st_size
         self._held_from = 0
         self._held = b""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Give `length` bytes from `offset`; a range beyond the file's end is the caller's mistake.
+        """Give `length` bytes from `offset`; a range beyond `end` is the caller's mistake.
 
         Raises
         ------
@@ -53,15 +71,21 @@ class Source:
         if start >= 0 and start + length <= len(self._held):
             return self._held[start : start + length]
         if length >= WINDOW_BYTES:
-            return self._pread(offset, length)
-        self._held = self._pread(offset, min(WINDOW_BYTES, self.size - offset))
+            return self._fetch(offset, length)
+        self._held = self._fetch(offset, min(WINDOW_BYTES, self.end - offset))
         self._held_from = offset
         return self._held[:length]
 
     def hold(self) -> None:
         """Read a file of up to `IN_MEMORY_BYTES` whole, so that every later read is served from memory."""
-        if self.size <= IN_MEMORY_BYTES and len(self._held) < self.size:
-            self._held, self._held_from = self._pread(0, self.size), 0
+        if self.end <= IN_MEMORY_BYTES and len(self._held) < self.end:
+            self._held, self._held_from = self._fetch(0, self.end), 0
+
+    def look_through(self, view: View, start: int) -> None:
+        """From now on read `view` in place of the file's bytes from `start` on."""
+        self._held, self._held_from = b"", 0
+        self._view, self._view_start = view, start
+        self.end = start + view.size
 
     def check_unchanged(self) -> None:
         """Raise Fault(CHANGED) if size or modification time differ from those at opening."""
@@ -72,7 +96,15 @@ class Source:
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
             raise Fault(FailureKind.CHANGED, "the source changed while it was read")
 
-    def _pread(self, offset: int, length: int) -> bytes:
+    def _fetch(self, offset: int, length: int) -> bytes:
+        before = max(0, min(length, self._view_start - offset))
+        if self._view is None or before == length:
+            return self.read_raw(offset, length)
+        rest = self._view.read(offset + before - self._view_start, length - before)
+        return self.read_raw(offset, before) + rest if before else rest
+
+    def read_raw(self, offset: int, length: int) -> bytes:
+        """Give `length` bytes of the file itself from `offset`, past any view; raises as `read` does."""
         parts = []
         while length > 0:
             try:

@@ -85,6 +85,7 @@ class Supervisor:
         self._tally = Tally()
         self._pool = Pool(self._config, self._run, in_place=task.in_place, tally=self._tally)
         self._children: dict[int, Child] = {}
+        self._helpers: list[Helper] = []
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._awaiting_code: dict[int, float] = {}
         self._target = task.target
@@ -107,8 +108,7 @@ class Supervisor:
         _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
-                self._start_clerk()
-                self._start_forkserver()
+                self._start()
                 self._loop()
                 return self._report()
             finally:
@@ -120,6 +120,13 @@ class Supervisor:
         return self._pool.crew.count(Phase.LOST) > 0
 
     # --- the loop
+
+    def _start(self) -> None:
+        try:
+            self._start_clerk()
+            self._start_forkserver()
+        except OSError as error:
+            raise LaunchError(f"processes cannot be started: {error.strerror}") from error
 
     def _loop(self) -> None:
         while True:
@@ -193,7 +200,12 @@ class Supervisor:
     # --- children
 
     def _launch(self, number: int) -> None:
-        child = self._children[number] = Child(self._forkserver)
+        try:
+            child = self._children[number] = Child(self._forkserver)
+        except OSError as error:
+            self._pool.stop(LaunchError(f"workers cannot be launched: {error.strerror}"))
+            self._pool.not_launched(number)
+            return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
         request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
@@ -280,6 +292,7 @@ class Supervisor:
 
     def _start_forkserver(self) -> None:
         self._forkserver = Helper("dcmpool.forkserver", self._worker_module, packets=True)
+        self._helpers.append(self._forkserver)
         self._selector.register(self._forkserver.channel, selectors.EVENT_READ, self._on_forkserver)
         self._selector.register(self._forkserver.pidfd, selectors.EVENT_READ, self._on_forkserver_death)
 
@@ -326,6 +339,7 @@ class Supervisor:
 
     def _start_clerk(self) -> None:
         self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
+        self._helpers.append(self._clerk)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
         self._selector.register(self._clerk.pidfd, selectors.EVENT_READ, self._on_clerk_death)
@@ -339,6 +353,7 @@ class Supervisor:
                 durable=self._config.storage.durable,
                 run=self._run,
                 judge=self._judge,
+                again=self._opened,
             )
         )
 
@@ -439,18 +454,18 @@ class Supervisor:
 
     def _leave(self) -> None:
         """Let go of all processes: by now they have nothing to do, or were killed."""
-        for helper in (self._clerk, self._forkserver):
+        for helper in self._helpers:
             helper.kill()
         self._wait_for_death()
         for number in list(self._children):
             self._close_child(number)
-        for helper in (self._clerk, self._forkserver):
+        for helper in self._helpers:
             self._close_helper(helper)
 
     def _wait_for_death(self) -> None:
         """Wait until the kernel has let go of all that was killed; what hangs in it is not waited for long."""
         living = {child.pidfd for child in self._children.values() if child.pidfd >= 0 and not child.is_dead}
-        living |= {helper.pidfd for helper in (self._clerk, self._forkserver) if not helper.is_closed}
+        living |= {helper.pidfd for helper in self._helpers if not helper.is_closed}
         poll = select.poll()
         for fd in living:
             poll.register(fd, select.POLLIN)

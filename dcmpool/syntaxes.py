@@ -18,16 +18,22 @@ def _numbered(*numbers: int) -> frozenset[str]:
 
 
 NATIVE: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
+# The whole data set takes another form, its Pixel Data is native already.
+RECODED: Final = frozenset({EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN})
 JPEG_LOSSY: Final = _numbered(50, 51, 53, 55)
 JPEG_LOSSLESS: Final = _numbered(57, 70)
 JPEG_LS: Final = _numbered(80, 81)
 JPEG_2000: Final = _numbered(90, 91, 92, 93, 201, 202, 203)
+# A Frame's data are known to be whole by proof; CharLS and libjxl say themselves where one is not.
+PROVED: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_2000
 JPEG_XL: Final = _numbered(110, 111, 112)
 # Video, SMPTE ST 2110 and JPIP: there is no native form.
 KEPT: Final = _numbered(*range(100, 109), 94, 95, 204, 205) | {f"1.2.840.10008.1.2.7.{n}" for n in (1, 2, 3)}
 # Promised to be lossless: an irreversible codestream under them is reported.
 LOSSLESS: Final = _numbered(57, 70, 80, 90, 92, 201, 202, 110) | {RLE_LOSSLESS}
-DECODABLE: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | {RLE_LOSSLESS}
+# Encapsulated, each Frame's bytes as they are, or deflated.
+PLAIN: Final = frozenset({ENCAPSULATED_UNCOMPRESSED, DEFLATED_IMAGE_FRAME})
+DECODABLE: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | JPEG_XL | PLAIN | {RLE_LOSSLESS}
 
 _NAMES: Final[dict[str, str]] = {
     IMPLICIT_VR_LITTLE_ENDIAN: "Implicit VR Little Endian",

@@ -11,8 +11,10 @@ def shown(path: bytes) -> str:
 
 def shown_full(path: bytes) -> str:
     """Return a whole path that is safe to print, relative to here where that is shorter."""
-    relative = os.path.relpath(path)
-    return shown(min(path, relative, key=len))
+    try:
+        return shown(min(path, os.path.relpath(path), key=len))
+    except FileNotFoundError:  # the current directory is gone
+        return shown(path)
 
 
 def size(count: float) -> str:

@@ -3,27 +3,30 @@
 Promises: what passes is a DICOM file in Explicit VR Little Endian whose elements lead without a gap from the
 first byte to the last, whose Pixel Data has the size and the digest of the Frames that were decoded, and whose
 other elements are the source's own, byte for byte, but for the named ones. This module shares no code with
-`native` and `dataset`.
+`native`, `dataset` and `bigendian`.
 """
 
 import os
 import struct
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Final, NamedTuple
 
 import xxhash
 
+from dcmpool.byteorder import difference
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.native import Written
 from dcmpool.source import Source
 
+_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _EXPLICIT: Final = b"1.2.840.10008.1.2.1"
 _CHUNK_BYTES: Final = 1 << 20
 _NO_LENGTH: Final = 0xFFFFFFFF
 _MAY_DIFFER: Final = frozenset({0x00280004, 0x00280006, 0x7FE00000, 0x7FE00001, 0x7FE00002, 0x7FE00010})
+_ICON: Final = frozenset({0x00880000, 0x00880200})
 _FOUR_BYTE_LENGTH: Final = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 
 
@@ -39,9 +42,13 @@ def check(fd: int, source: Source, instance: Instance, written: Written) -> None
     """
     size = os.fstat(fd).st_size
     _demand(size == written.size, f"{size} bytes lie in the file, {written.size} were written")
-    if instance.outcome is Outcome.DECOMPRESSED:
+    if instance.outcome is Outcome.DECOMPRESSED and instance.frames is None:
+        _check_recoded(fd, size, source, instance, written)
+    elif instance.outcome is Outcome.DECOMPRESSED:
         _check_native(fd, size, instance, written)
         _check_kept(fd, size, source, instance)
+        if instance.icon is not None:
+            _check_icon(fd, size, source, instance, written)
     else:
         _demand(size == source.size, "the copy has another size than the source")
         _demand(_digest(fd, 0, size) == written.digest, "the copy's digest differs from the source's")
@@ -52,16 +59,49 @@ def _demand(condition: bool, reason: str) -> None:
         raise Fault(FailureKind.VERIFY, reason)
 
 
+def _check_meta(fd: int, size: int) -> int:
+    """Check preamble and File Meta Information; give the offset after them."""
+    _demand(os.pread(fd, 4, 128) == b"DICM", "the file does not say DICM")
+    found = dict(takewhile(lambda item: item[0] >> 16 == 2, ((part.tag, part) for part in _elements(fd, 132, size))))
+    values = {tag: os.pread(fd, part.length, part.value) for tag, part in found.items() if part.length < 65}
+    _demand(values.get(0x00020010, b"").rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
+    end = max(part.end for part in found.values())
+    _demand(values.get(0x00020000) == struct.pack("<L", end - 144), "the File Meta group length is wrong")
+    return end
+
+
+def _check_recoded(fd: int, size: int, source: Source, instance: Instance, written: Written) -> None:
+    """Compare a data set that took another form as a whole; its Pixel Data is hashed besides."""
+    if instance.layout is None:
+        raise ValueError("nothing was decompressed")
+    start = _check_meta(fd, size)
+    found = {part.tag: part for part in _elements(fd, start, size)}
+    pixels = next((found[tag] for tag in (0x7FE00008, 0x7FE00009, 0x7FE00010) if tag in found), None)
+    if pixels is not None:
+        _demand(_digest(fd, pixels.value, pixels.length) == written.digest, "the digest of the Pixel Data differs")
+    _demand(size - start == source.end - instance.layout.data_set, "the data set has another size than the source's")
+    before = instance.layout.data_set
+    if instance.transfer_syntax_uid == _BIG_ENDIAN:
+        differs = difference(
+            lambda offset, length: source.read_raw(before + offset, length),
+            lambda offset, length: os.pread(fd, length, start + offset),
+            size - start,
+        )
+        _demand(not differs, f"{differs} differs from the source's")
+        return
+    for offset in range(0, size - start, _CHUNK_BYTES):
+        length = min(_CHUNK_BYTES, size - start - offset)
+        same = os.pread(fd, length, start + offset) == source.read(before + offset, length)
+        _demand(same, "the data set differs from the source's")
+
+
 def _check_native(fd: int, size: int, instance: Instance, written: Written) -> None:
     image, result = instance.image, instance.result
     if image is None or result is None:
         raise ValueError("nothing was decompressed")
-    _demand(os.pread(fd, 4, 128) == b"DICM", "the file does not say DICM")
-    found = {part.tag: part for part in _elements(fd, 132, size)}
+    start = _check_meta(fd, size)
+    found = {part.tag: part for part in _elements(fd, start, size)}
     values = {tag: os.pread(fd, min(part.length, 64), part.value) for tag, part in found.items() if part.length < 65}
-    _demand(values.get(0x00020010, b"").rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
-    meta_end = max(part.value + part.length for tag, part in found.items() if tag >> 16 == 2)
-    _demand(values.get(0x00020000) == struct.pack("<L", meta_end - 144), "the File Meta group length is wrong")
     _demand(not {0x7FE00001, 0x7FE00002} & found.keys(), "an Extended Offset Table was left behind")
     colour = values.get(0x00280004, b"").strip(b" \x00").decode("ascii", "replace")
     _demand(colour == result.photometric_interpretation, "Photometric Interpretation is wrong")
@@ -71,7 +111,7 @@ def _check_native(fd: int, size: int, instance: Instance, written: Written) -> N
 
 
 def _check_pixel_data(fd: int, part: "_Part | None", instance: Instance, written: Written) -> None:
-    due = instance.frame_bytes * instance.number_of_frames
+    due = instance.native_bytes
     if part is None:
         raise Fault(FailureKind.VERIFY, "the file has no Pixel Data")
     _demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")
@@ -83,18 +123,56 @@ def _check_kept(fd: int, size: int, source: Source, instance: Instance) -> None:
     """Compare the data set's elements with the source's: the same in the same order, but for the named ones."""
     if instance.layout is None:
         raise ValueError("nothing was decompressed")
-    before = _kept(source.fd, instance.layout.data_set, source.size)
-    after = (part for part in _kept(fd, 132, size) if part.tag >> 16 != 2)
-    for old, new in zip_longest(before, after):
+    exempt = _MAY_DIFFER | _ICON if instance.icon else _MAY_DIFFER
+    before = _elements(source.fd, instance.layout.data_set, source.size)
+    after = (part for part in _elements(fd, 132, size) if part.tag >> 16 != 2)
+    _compare(source.fd, before, fd, after, exempt)
+
+
+def _compare(fd: int, before: Iterator["_Part"], other: int, after: Iterator["_Part"], exempt: frozenset[int]) -> None:
+    for old, new in zip_longest((p for p in before if p.tag not in exempt), (p for p in after if p.tag not in exempt)):
         tag = (old or new).tag
         _demand(old is not None and new is not None and old.tag == new.tag, f"element {tag:08X} was lost or added")
         _demand(old.end - old.start == new.end - new.start, f"element {tag:08X} has another length than the source's")
-        same = _digest(source.fd, old.start, old.end - old.start) == _digest(fd, new.start, new.end - new.start)
+        same = _digest(fd, old.start, old.end - old.start) == _digest(other, new.start, new.end - new.start)
         _demand(same, f"element {tag:08X} differs from the source's")
 
 
-def _kept(fd: int, offset: int, size: int) -> Iterator["_Part"]:
-    return (part for part in _elements(fd, offset, size) if part.tag not in _MAY_DIFFER)
+def _check_icon(fd: int, size: int, source: Source, instance: Instance, written: Written) -> None:
+    """Check the Icon Image Sequence: native, with the digest of what was decoded, its other elements the source's."""
+    icon, layout = instance.icon, instance.layout
+    parts = {part.tag: part for part in _elements(fd, 132, size)}
+    sequence, group_length = parts.get(0x00880200), parts.get(0x00880000)
+    if sequence is None or icon is None or layout is None:
+        raise Fault(FailureKind.VERIFY, "the Icon Image Sequence was lost")
+    start, end = _item(fd, sequence.value, sequence.end)
+    before = _elements(source.fd, *_item(source.fd, icon.start, icon.end))
+    _compare(source.fd, before, fd, _elements(fd, start, end), _MAY_DIFFER)
+    pixels = {part.tag: part for part in _elements(fd, start, end)}[0x7FE00010]
+    due = icon.instance.native_bytes
+    _demand(pixels.length == due + due % 2, f"the Icon Image has {pixels.length} bytes, {due} are due")
+    _demand(_digest(fd, pixels.value, due) == written.icon_digest, "the digest of the Icon Image differs")
+    if group_length is not None and group_length.length == 4:
+        old, whole = layout.elements[0x00880000], layout.elements[0x00880200]
+        grown = (sequence.end - sequence.start) - (whole.end - whole.start)
+        lengths = (os.pread(source.fd, 4, old.value), os.pread(fd, 4, group_length.value))
+        was, now = (int.from_bytes(length, "little") for length in lengths)
+        _demand(now == was + grown, "the group length of the Icon Image Sequence is wrong")
+
+
+def _item(fd: int, offset: int, limit: int) -> tuple[int, int]:
+    """Give start and end of the elements in the sequence item at `offset`."""
+    part = _part(fd, offset)
+    _demand(part.tag == 0xFFFEE000, "the Icon Image Sequence holds no item")
+    if part.length != _NO_LENGTH:
+        return part.value, part.value + part.length
+    offset = part.value
+    while offset < limit:
+        inner = _part(fd, offset)
+        if inner.tag == 0xFFFEE00D:
+            return part.value, offset
+        offset = inner.value + inner.length if inner.length != _NO_LENGTH else _past_sequence(fd, inner.value, limit)
+    raise Fault(FailureKind.VERIFY, "the item of the Icon Image Sequence does not end")
 
 
 class _Part(NamedTuple):

@@ -20,7 +20,7 @@ from typing import Any
 from dcmpool import _os, engines, native, verify
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import FailureKind, Outcome, Stage, stored_time
 from dcmpool.protocol import (
     FROM_WORKER,
     TO_WORKER,
@@ -186,7 +186,7 @@ class Attempt:
             self._enter(Stage.VERIFY)
             verify.check(fd, source, instance, written)
             source.check_unchanged()
-            mtime_ns = os.fstat(fd).st_mtime_ns
+            mtime_ns = stored_time(os.fstat(fd).st_mtime_ns)
         except BaseException:
             with contextlib.suppress(OSError):  # what keeps it from being removed is not what happened first
                 os.unlink(self._order.temp)
@@ -199,7 +199,7 @@ class Attempt:
             engine=self._engine,
             transfer_syntax_uid=instance.transfer_syntax_uid[:_UID_CHARACTERS],
             source_size=source.size,
-            source_mtime_ns=source.mtime_ns,
+            source_mtime_ns=stored_time(source.mtime_ns),
             size=written.size,
             mtime_ns=mtime_ns,
             native_bytes=written.native_bytes,
@@ -242,7 +242,7 @@ class Attempt:
 
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
-        return Left(self._order.job, outcome, uid, source.size, source.mtime_ns, reason)
+        return Left(self._order.job, outcome, uid, source.size, stored_time(source.mtime_ns), reason)
 
     def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
         return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)

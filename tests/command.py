@@ -4,12 +4,11 @@ Nothing of dcmpool is imported here. Every process of a run is found by a mark i
 and grandchildren inherit, so that one which escaped its parent, its group and its session is found too.
 """
 
-import atexit
 import ctypes
+import functools
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from tests.series import make_series
 TOP = Path(__file__).resolve().parent.parent
 """The folder that holds the package, for PYTHONPATH."""
 
-PATIENCE = 60.0
+PATIENCE = 50.0
 """Seconds until a wait counts as failed: far over what a busy machine needs, under pytest's own limit."""
 
 Record = dict[str, str]
@@ -260,26 +259,25 @@ def tree(folder: Path, own: bool = False) -> dict[bytes, bytes]:
     return found
 
 
-def long_series(folder: Path, names: int = 60) -> Record:
-    """Make a series of 512 x 512 that takes one worker a second: `names` files, hard links to six different ones."""
-    made, record = _six_slices()
-    shutil.copytree(made, folder)
-    slices = dict(record)
-    for index in range(len(slices), names):
-        source, name = f"CT{index % len(slices) + 1:04}.dcm", f"CT{index + 1:04}.dcm"
-        os.link(folder / source, folder / name)
-        record[name] = record[source]
+def long_series(folder: Path, names: int = 40) -> Record:
+    """Make a series of 512 x 512 that takes one worker most of a second: `names` files, hard links to six of them."""
+    folder.mkdir()
+    record = {}
+    slices = list(_six_slices().items())
+    for index in range(names):
+        first, (content, digest) = slices[index % len(slices)]
+        name = f"CT{index + 1:04}.dcm"
+        if index < len(slices):
+            (folder / name).write_bytes(content)
+        else:
+            os.link(folder / first, folder / name)
+        record[name] = digest
     return record
 
 
-def _six_slices() -> tuple[Path, Record]:
-    """Return a folder of six slices, made once in this process, and a record of one's own."""
-    if not _SLICES:
-        folder = Path(tempfile.mkdtemp(prefix="dcmpool-tests-"))
-        atexit.register(shutil.rmtree, folder)
-        _SLICES.append((folder / "series", make_series(folder / "series", slices=6, size=512)))
-    folder, record = _SLICES[0]
-    return folder, dict(record)
-
-
-_SLICES: list[tuple[Path, Record]] = []
+@functools.cache
+def _six_slices() -> dict[str, tuple[bytes, str]]:
+    """Return six slices, name to content and digest; made once in this process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return {name: ((folder / name).read_bytes(), digest) for name, digest in make_series(folder, 6, 512).items()}

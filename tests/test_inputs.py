@@ -362,7 +362,7 @@ def test_a_file_that_vanishes_is_a_failure_and_no_other_suffers(command: Command
     record = long_series(command.path / "long")
     running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
-    gone = "CT0060.dcm"
+    gone = "CT0040.dcm"
     (command.path / "long" / gone).unlink()
     ended = running.end()
     del record[gone]
@@ -392,21 +392,21 @@ def test_a_file_that_changes_meanwhile_is_never_half_old(command: Command) -> No
     running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     new = (command.path / "long" / "CT0001.dcm").read_bytes()
-    last = command.path / "long" / "CT0060.dcm"
+    last = command.path / "long" / "CT0040.dcm"
     last.unlink()  # it is a hard link
     last.write_bytes(new)
     ended = running.end()
     assert ended.code in (0, 1), ended
-    result = command.path / "native" / "CT0060.dcm"
+    result = command.path / "native" / "CT0040.dcm"
     if result.exists():
         assert dcmread(result).pixel_array.shape == (512, 512)
-        digests = (record["CT0001.dcm"], record["CT0060.dcm"])
-        assert any(check_series({"CT0060.dcm": digest}, command.path / "native") == [] for digest in digests)
+        digests = (record["CT0001.dcm"], record["CT0040.dcm"])
+        assert any(check_series({"CT0040.dcm": digest}, command.path / "native") == [] for digest in digests)
     else:
-        assert "CT0060.dcm" in ended.failed
+        assert "CT0040.dcm" in ended.failed
     again = command.run("run", "long", "-o", "native", "--json")
     assert again.code == 0, again
-    record["CT0060.dcm"] = record["CT0001.dcm"]
+    record["CT0040.dcm"] = record["CT0001.dcm"]
     assert check_series(record, command.path / "native") == []
 
 

@@ -121,7 +121,7 @@ def test_once_waits_for_a_hanging_file_no_longer_than_its_limit(command: Command
     assert_a_second_run_completes(command, record)
 
 
-@pytest.mark.parametrize("milliseconds", [30, 150, 300, 500])
+@pytest.mark.parametrize("milliseconds", [50, 300])
 def test_interrupted_while_it_starts(command: Command, record: Record, milliseconds: int) -> None:
     running = command.start("run", "series", "-o", "native", "--workers", "1")
     with pytest.raises(subprocess.TimeoutExpired):
@@ -202,7 +202,7 @@ def test_the_supervisor_killed_at_a_random_moment(
     command: Command, undisturbed: tuple[Path, dict[bytes, bytes]], turn: int
 ) -> None:
     source, wanted = undisturbed
-    moment = random.uniform(0.05, 1.6)
+    moment = random.uniform(0.05, 1.4)
     running = command.start("run", source, "-o", "native", "--workers", str(turn % 2 + 1))
     ended_before = kill_after(running, moment)
     assert until(lambda: not running.processes(), 1), f"killed after {moment} s"
@@ -222,7 +222,7 @@ def test_the_supervisor_killed_at_a_random_moment_in_place(
     source, wanted = undisturbed
     shutil.copytree(source, command.path / "series")
     old = tree(source)
-    moment = random.uniform(0.3, 1.6)
+    moment = random.uniform(0.3, 1.4)
     running = command.start("run", "series", "--in-place", "--workers", str(turn % 2 + 1))
     kill_after(running, moment)
     assert until(lambda: not running.processes(), 1), f"killed after {moment} s"
@@ -300,7 +300,7 @@ def test_the_clerk_killed_twice_while_it_commits_changes_nothing(
     """Each time right after a result got its final name, when the journal may not know of it yet."""
     source, wanted = undisturbed
     running = command.start("run", source, "-o", "native", "--json", process_group=0)
-    for results_before in (0, 20):
+    for results_before in (0, 15):
 
         def more(enough: int = results_before) -> bool:
             return len(results(command)) > enough
@@ -350,13 +350,16 @@ def test_workers_killed_again_and_again_cost_no_file(command: Command, record: R
 
 
 def test_a_second_run_on_the_target_is_turned_away(command: Command, record: Record, running: Running) -> None:
+    """The only worker of the first stands still meanwhile, so that the first cannot be over too early."""
+    (worker,) = running.wait_for(running.workers)
+    os.kill(worker, signal.SIGSTOP)
     second = command.run("run", "series", "-o", "native")
-    still_on = running.process.poll() is None
+    os.kill(worker, signal.SIGCONT)
     ended = running.end()
-    assert still_on, "the first run ended too early for this test"
     assert second.code == 3, second
     assert len(second.lines()) == 1, second
     assert ended.code == 0, ended
+    assert ended.summary["counts"]["decompressed"] == len(record)
     assert check_series(record, command.path / "native") == []
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dcmpool import syntaxes
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 
@@ -19,31 +20,44 @@ if TYPE_CHECKING:
     from dcmpool.instance import Instance
     from dcmpool.source import Source
 
-_JPEG_2000: Final = ("pylibjpeg", "gdcm", "gdcmconv")
-_HTJ2K: Final = ("pylibjpeg",)
+_JPEG_2000: Final = ("turbo", "pylibjpeg", "gdcm", "gdcmconv")
+_HTJ2K: Final = ("turbo", "pylibjpeg")
+_PLAIN: Final = ("plain",)  # nothing that a codec is needed for
 
-# Transfer Syntax UID -> engines, the best first. An engine is only here if it does not stay silent when a stream
-# lost bytes in its middle: GDCM prints (and its fd 2 is watched), CharLS and OpenJPEG raise. So pylibjpeg stands for
-# its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg fills what is missing, and says nothing.
+# Transfer Syntax UID -> engines, the best first. Every result for JPEG and JPEG 2000 needs the proof of
+# `completeness`, so the fastest may stand first although libjpeg-turbo says nothing of what it fills in. Decoding
+# a 512 x 512 CT slice of 16 bit took (ms of CPU, proof included): .70 2.7 by turbo, 9.5 by gdcm; .57, predictor 6,
+# 4.0 and 11.3; .80 4.0, 8.7 by gdcm, 4.6 by pyjpegls through pydicom; .90 19 by turbo, 20 by pylibjpeg, 25 by gdcm.
+# pylibjpeg stands for its OpenJPEG and RLE plug-ins alone: pylibjpeg-libjpeg gets point transforms wrong.
 ORDER: Final[Mapping[str, tuple[str, ...]]] = {
-    "1.2.840.10008.1.2.4.50": ("gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.50": ("turbo", "gdcm", "gdcmconv"),
     # pydicom's gdcm plug-in refuses .51 over 8 bits, gdcmconv does not; neither has .53 and .55.
-    "1.2.840.10008.1.2.4.51": ("gdcmconv", "gdcm"),
-    "1.2.840.10008.1.2.4.53": ("gdcmconv",),
-    "1.2.840.10008.1.2.4.55": ("gdcmconv",),
-    "1.2.840.10008.1.2.4.57": ("gdcm", "gdcmconv"),
-    "1.2.840.10008.1.2.4.70": ("gdcm", "gdcmconv"),
-    # CharLS 2.4 (pyjpegls) refuses what makes GDCM's 2.0 spin.
-    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "gdcmconv"),
-    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.51": ("turbo", "gdcmconv", "gdcm"),
+    "1.2.840.10008.1.2.4.53": ("turbo", "gdcmconv"),
+    "1.2.840.10008.1.2.4.55": ("turbo", "gdcmconv"),
+    "1.2.840.10008.1.2.4.57": ("turbo", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.70": ("turbo", "gdcm", "gdcmconv"),
+    # CharLS 2.4 (in turbo and pyjpegls) refuses what makes GDCM's 2.0 spin.
+    "1.2.840.10008.1.2.4.80": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
+    "1.2.840.10008.1.2.4.81": ("turbo", "pyjpegls", "gdcm", "gdcmconv"),
+    # libjxl refuses every stream that lost bytes: 3,840 of 3,840, cut short or in the middle.
+    "1.2.840.10008.1.2.4.110": ("turbo",),
+    "1.2.840.10008.1.2.4.111": ("turbo",),
+    "1.2.840.10008.1.2.4.112": ("turbo",),
     # OpenJPEG 2.5 in one thread; GDCM's 2.3 starts one for each CPU.
     "1.2.840.10008.1.2.4.90": _JPEG_2000,
     "1.2.840.10008.1.2.4.91": _JPEG_2000,
+    "1.2.840.10008.1.2.4.92": ("turbo",),
+    "1.2.840.10008.1.2.4.93": ("turbo",),
     "1.2.840.10008.1.2.4.201": _HTJ2K,
     "1.2.840.10008.1.2.4.202": _HTJ2K,
     "1.2.840.10008.1.2.4.203": _HTJ2K,
     # pylibjpeg-rle is compiled, pydicom's own is Python; GDCM gets 16-bit colour wrong.
     "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
+    "1.2.840.10008.1.2.2": _PLAIN,
+    "1.2.840.10008.1.2.1.99": _PLAIN,
+    "1.2.840.10008.1.2.1.98": _PLAIN,
+    "1.2.840.10008.1.2.8.1": _PLAIN,
 }
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
@@ -53,7 +67,8 @@ SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
     """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
-    order = ORDER.get(instance.transfer_syntax_uid, ())
+    one_bit = instance.image is not None and instance.image.bits_allocated == 1
+    order = _PLAIN if one_bit else ORDER.get(instance.transfer_syntax_uid, ())
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order
@@ -62,7 +77,8 @@ def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str,
 def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
     """Give the native Frames in order: little endian, colour by pixel, as `instance.result` says.
 
-    `scratch` is a private directory for engines that need files.
+    Where `instance.icon` is there, its one Frame comes first. `scratch` is a private directory for engines that need
+    files.
 
     Raises
     ------
@@ -73,4 +89,15 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
     engine = importlib.import_module(f"dcmpool.engines.{name}")
-    return frame.finished(instance, engine.decode(instance, source, scratch))  # type: ignore[no-any-return]  # by name
+    proof = importlib.import_module("dcmpool.engines._proof")
+
+    def natives(picture: "Instance") -> Iterator[memoryview]:
+        frames = engine.decode(picture, source, scratch)
+        if picture.transfer_syntax_uid in syntaxes.PROVED:
+            frames = proof.proved(picture, source, frames)
+        return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
+
+    if instance.icon is not None:
+        yield b"".join(natives(instance.icon.instance))
+    if instance.frames is not None:
+        yield from natives(instance)

@@ -21,11 +21,13 @@ _BLOCK_PIXELS: Final = 1 << 18  # colour is converted piece by piece, so that fl
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One Frame as a decoder gives it: little endian, `bits` a sample's container, `planar` as Planar Configuration."""
+    """One Frame as a decoder gives it: little endian, `bits` a sample's container, `planar` as Planar Configuration;
+    `converted` where lossy YBR is RGB already."""
 
     buffer: bytes | bytearray | memoryview
     bits: int
     planar: int
+    converted: bool = False
 
 
 def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryview]:
@@ -34,16 +36,41 @@ def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryvi
     if image is None or codestream is None:
         raise ValueError("nothing to decode")
     converts = converts_colour(image, instance.transfer_syntax_uid, codestream)
+    if codestream.kind == "plain" or image.bits_allocated == 1:
+        yield from _packed(image, (frame.buffer for frame in _counted(instance, frames)))
+        return
+    for number, decoded in enumerate(_counted(instance, frames), 1):
+        try:
+            yield _native(decoded, image, codestream, converts=converts and not decoded.converted).data.cast("B")
+        except _WrongError as error:
+            raise corrupt(f"Frame {number} of {instance.number_of_frames}: {error}") from error
+
+
+def _counted(instance: Instance, frames: Iterator[Decoded]) -> Iterator[Decoded]:
     count = 0
     for count, decoded in enumerate(frames, 1):
         if count > instance.number_of_frames:
             break
-        try:
-            yield _native(decoded, image, codestream, converts=converts).data.cast("B")
-        except _WrongError as error:
-            raise corrupt(f"Frame {count} of {instance.number_of_frames}: {error}") from error
+        yield decoded
     if count != instance.number_of_frames:
         raise corrupt(f"the engine gave {count} Frames, {instance.number_of_frames} are due")
+
+
+def _packed(image: ImagePixel, frames: Iterator[bytes | bytearray | memoryview]) -> Iterator[memoryview]:
+    """Pass on Frames that are native already; bits that would begin a byte anew in each go on where the last ended."""
+    bits = image.rows * image.columns * image.samples_per_pixel
+    left = np.zeros(0, "u1")
+    for frame in frames:
+        if image.bits_allocated > 1 or bits % 8 == 0:
+            yield memoryview(frame)
+            continue
+        found = np.unpackbits(np.frombuffer(frame, "u1"), count=bits, bitorder="little")  # PS3.5 D.2: the lowest first
+        left = np.concatenate((left, found))
+        whole = len(left) // 8 * 8
+        yield np.packbits(left[:whole], bitorder="little").data
+        left = left[whole:]
+    if len(left):
+        yield np.packbits(left, bitorder="little").data
 
 
 class _WrongError(Exception):

@@ -1,0 +1,113 @@
+"""The head of a JPEG XL codestream (ISO/IEC 18181-1), bare or in its container; what follows is for the decoder."""
+
+import struct
+from typing import Final
+
+from dcmpool.codestream import Codestream
+from dcmpool.dataset import corrupt
+from dcmpool.errors import Fault
+from dcmpool.model import FailureKind
+
+_SIGNATURE: Final = b"\xff\x0a"
+_CONTAINER: Final = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+_RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_GREY: Final = 1
+
+
+def read_jpeg_xl(data: bytes) -> Codestream:
+    """Read size, depth and number of components from the head.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when it is damaged, UNSUPPORTED for what a native Frame cannot hold.
+    """
+    head = _codestream_of_container(data) if data[:12] == _CONTAINER else data
+    if head[:2] != _SIGNATURE:
+        raise corrupt("the JPEG XL stream does not start with its signature")
+    bits = _Bits(head[2:])
+    rows, columns = _size(bits)
+    precision, grey, lossless = _metadata(bits)
+    return Codestream(
+        kind="JPEG XL",
+        rows=rows,
+        columns=columns,
+        components=1 if grey else 3,
+        precision=precision,
+        signed=False,
+        start=0,
+        length=len(data),
+        lossless=lossless,
+    )
+
+
+class _Bits:
+    """Fields of a JPEG XL head, the lowest bit of each byte first."""
+
+    def __init__(self, data: bytes) -> None:
+        self.number = int.from_bytes(data[:128], "little")
+        self.left = 8 * len(data[:128])
+
+    def u(self, count: int) -> int:
+        """Read a number of `count` bits."""
+        if count > self.left:
+            raise corrupt("the JPEG XL stream ends in its head; the file is truncated")
+        value = self.number & ((1 << count) - 1)
+        self.number >>= count
+        self.left -= count
+        return value
+
+    def choice(self, *ways: tuple[int, int]) -> int:
+        """Read a number in one of four ways, each an offset and a count of bits."""
+        offset, count = ways[self.u(2)]
+        return offset + self.u(count)
+
+
+def _size(bits: _Bits) -> tuple[int, int]:
+    small = bits.u(1)
+
+    def side() -> int:
+        return 8 * (bits.u(5) + 1) if small else bits.choice((1, 9), (1, 13), (1, 18), (1, 30))
+
+    rows = side()
+    ratio = bits.u(3)
+    if ratio == 0:
+        return rows, side()
+    above, below = _RATIOS[ratio - 1]
+    return rows, rows * above // below
+
+
+def _metadata(bits: _Bits) -> tuple[int, bool, bool]:
+    """Give bits a sample, whether there is grey alone, and whether no lossy colour transform (XYB) was used."""
+    if bits.u(1):  # all default: 8 bits, sRGB, XYB
+        return 8, False, False
+    if bits.u(1) and (bits.u(3) or bits.u(3)):
+        raise Fault(FailureKind.UNSUPPORTED, "a JPEG XL stream that is turned, has a preview, or moves")
+    if bits.u(1):
+        raise Fault(FailureKind.UNSUPPORTED, "a JPEG XL stream of floating-point samples")
+    precision = bits.choice((8, 0), (10, 0), (12, 0), (1, 6))
+    bits.u(1)  # whether 16-bit buffers are enough
+    if bits.choice((0, 0), (1, 0), (2, 4), (1, 12)):
+        raise Fault(FailureKind.UNSUPPORTED, "a JPEG XL stream with extra channels")
+    xyb = bool(bits.u(1))
+    if bits.u(1):  # the default colour encoding, sRGB
+        return precision, False, not xyb
+    bits.u(1)  # whether an ICC profile follows
+    return precision, bits.choice((0, 0), (1, 0), (2, 4), (18, 6)) == _GREY, not xyb
+
+
+def _codestream_of_container(data: bytes) -> bytes:
+    """Give the start of the codestream in the boxes of a container; they must end where the data do."""
+    position, found = 0, b""
+    while len(data) - position >= 8 and data[position:].strip(b"\x00"):
+        length, kind = struct.unpack_from(">L4s", data, position)
+        start = position + 8
+        if length == 1:
+            length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        end = len(data) if length == 0 else position + length
+        if end < start or end > len(data):
+            raise corrupt("a box of the JPEG XL stream is cut; the file is truncated")
+        if kind in (b"jxlc", b"jxlp") and not found:
+            found = data[start + (4 if kind == b"jxlp" else 0) : end]
+        position = end
+    return found

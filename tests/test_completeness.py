@@ -1,0 +1,192 @@
+"""A stream that lost bytes is refused, whatever engine decodes it; a whole one is decoded as it was encoded.
+
+A scan that lost a few bytes may, by chance, be the whole scan of another picture: then nothing in it can tell. The
+strict reader in `tests.huffman` says where that is so.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dcmpool.errors import Fault
+from dcmpool.jpeg import walk_jpeg
+from dcmpool.model import FailureKind
+from tests import huffman, reference
+from tests.reference import Array, Made, decompress, pixels, real_colour, real_slice, write
+
+JPEG_XL = "1.2.840.10008.1.2.4.110"
+EXTENDED = "1.2.840.10008.1.2.4.51"
+once = settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def outcome(made: Made, folder: Path, engine: str = "turbo") -> Array | None:
+    """Return the pixels of the result, None where it is refused."""
+    try:
+        return pixels(decompress(write(folder, made), folder, engine))
+    except Fault as fault:
+        if fault.kind is not FailureKind.CORRUPT:
+            raise
+        return None
+
+
+def eight_bit() -> Array:
+    return np.asarray((real_slice() >> 3).clip(0, 255), "u1")
+
+
+def twelve_bit() -> Array:
+    return np.asarray((real_slice().astype("i4") + 1024).clip(0, 4095), "u2")
+
+
+def lossy_colour(subsampling: str) -> bytes:
+    planes = [eight_bit(), eight_bit()[::-1], eight_bit()[:, ::-1]]
+    return bytes(imagecodecs.jpeg8_encode(np.stack(planes, -1), level=90, subsampling=subsampling))
+
+
+STREAMS: dict[str, tuple[str, Callable[[], tuple[Array, bytes]]]] = {
+    "lossless": (reference.LOSSLESS_SV1, lambda: (real_slice(), reference.jpeg_lossless(real_slice(), 1))),
+    "lossless, predictor 4": (reference.LOSSLESS, lambda: (real_slice(), reference.jpeg_lossless(real_slice(), 4))),
+    "lossless, 12 bit": (reference.LOSSLESS, lambda: (twelve_bit(), reference.jpeg_lossless(twelve_bit(), 7, 12))),
+    "baseline": (reference.BASELINE, lambda: (eight_bit(), bytes(imagecodecs.jpeg8_encode(eight_bit(), level=90)))),
+    "baseline 444": (reference.BASELINE, lambda: (np.zeros((128, 128, 3), "u1"), lossy_colour("444"))),
+    "baseline 420": (reference.BASELINE, lambda: (np.zeros((128, 128, 3), "u1"), lossy_colour("420"))),
+    "extended": (
+        EXTENDED,
+        lambda: (twelve_bit(), bytes(imagecodecs.jpeg8_encode(twelve_bit(), level=90, bitspersample=12))),
+    ),
+}
+ENGINES = {"turbo": list(STREAMS), "gdcm": ["lossless", "lossless, 12 bit", "baseline", "baseline 444"]}
+CASES = [(engine, kind) for engine, kinds in ENGINES.items() for kind in kinds]
+
+
+def instance(kind: str, stream: bytes) -> Made:
+    uid, make = STREAMS[kind]
+    frame = make()[0]
+    colour = "YBR_FULL_422" if frame.ndim == 3 else ""
+    return Made(uid, frame[None], [stream], photometric_interpretation=colour, bits_stored=12 if "12" in kind else 0)
+
+
+@pytest.mark.parametrize(("engine", "kind"), CASES)
+def test_a_whole_stream_is_decoded(engine: str, kind: str, tmp_path: Path) -> None:
+    frame, stream = STREAMS[kind][1]()
+    assert huffman.is_whole(stream)
+    found = outcome(instance(kind, stream), tmp_path, engine)
+    assert found is not None
+    if "lossless" in kind:
+        assert np.array_equal(found[0], frame)
+
+
+@pytest.mark.parametrize(("engine", "kind"), CASES)
+@once
+@given(data=st.data())
+def test_a_scan_that_lost_bytes_is_refused(engine: str, kind: str, tmp_path: Path, data: st.DataObject) -> None:
+    stream = STREAMS[kind][1]()[1]
+    scan = walk_jpeg(stream).scans[0]
+    lost = data.draw(st.sampled_from((1, 2, 3, 7, 30, 400)))
+    start = data.draw(st.integers(scan.start, scan.stop - lost))
+    cut = stream[:start] + stream[start + lost :]
+    if outcome(instance(kind, cut), tmp_path, engine) is not None:
+        assert huffman.is_whole(cut)
+
+
+@pytest.mark.parametrize(("engine", "kind"), CASES)
+@once
+@given(data=st.data())
+def test_a_scan_cut_short_is_refused(engine: str, kind: str, tmp_path: Path, data: st.DataObject) -> None:
+    stream = STREAMS[kind][1]()[1]
+    scan = walk_jpeg(stream).scans[0]
+    cut = stream[: data.draw(st.integers(scan.start + 1, scan.stop - 1))] + b"\xff\xd9"
+    assert outcome(instance(kind, cut), tmp_path, engine) is None
+
+
+@pytest.mark.parametrize("kind", ["lossless", "lossless, 12 bit", "baseline", "baseline 420"])
+@pytest.mark.parametrize("more", [b"\x00\x00", b"\x55\x12\x34\x77"])
+def test_a_scan_that_goes_on_is_refused(kind: str, more: bytes, tmp_path: Path) -> None:
+    stream = STREAMS[kind][1]()[1]
+    assert outcome(instance(kind, stream[:-2] + more + stream[-2:]), tmp_path) is None
+    assert outcome(instance(kind, stream[:-2] + b"\xff\xff\xff" + stream[-2:]), tmp_path) is not None  # fill bytes
+
+
+def test_a_picture_that_ends_in_flat_colour_is_whole(tmp_path: Path) -> None:
+    """Its optimised tables have one code for flat chrominance: no byte put for the last one changes the picture."""
+    grey = np.repeat(eight_bit()[:100, :100, None], 3, axis=2)
+    stream = bytes(imagecodecs.jpeg8_encode(grey, level=90, subsampling="420", optimize=True))
+    made = Made(reference.BASELINE, grey[None], [stream], photometric_interpretation="YBR_FULL_422")
+    assert outcome(made, tmp_path) is not None
+    made.fragments = [stream[:-2] + b"\x00" + stream[-2:]]
+    assert outcome(made, tmp_path) is None
+
+
+@once
+@given(
+    bits=st.integers(2, 16),
+    predictor=st.integers(1, 7),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    colour=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_lossless_jpeg_is_decoded(
+    bits: int, predictor: int, shape: tuple[int, int], colour: bool, seed: int, tmp_path: Path
+) -> None:
+    kind = "u1" if bits <= 8 else "u2"
+    size = (*shape, 3) if colour else shape
+    frame = np.random.default_rng(seed).integers(0, 1 << bits, size, kind)
+    stream = reference.jpeg_lossless(frame, predictor, bits)
+    found = outcome(Made(reference.LOSSLESS, frame[None], [stream], bits_stored=bits), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], frame)
+
+
+def repaired(stream: bytes) -> bytes:
+    """Set the length of the only tile-part right again."""
+    start = stream.index(b"\xff\x90\x00\x0a")
+    return stream[: start + 6] + (len(stream) - 2 - start).to_bytes(4, "big") + stream[start + 10 :]
+
+
+@pytest.mark.parametrize("uid", [reference.JPEG_2000, reference.HTJ2K])
+@once
+@given(data=st.data())
+def test_a_tile_that_lost_bytes_is_refused(uid: str, tmp_path: Path, data: st.DataObject) -> None:
+    stream = reference.ENCODERS[uid](real_slice())
+    lost = data.draw(st.sampled_from((1, 2, 16, 300)))
+    start = data.draw(st.integers(stream.index(b"\xff\x93") + 2, len(stream) - 2 - lost))
+    cut = repaired(stream[:start] + stream[start + lost :])
+    found = outcome(Made(uid, real_slice()[None], [cut]), tmp_path)
+    assert found is None or np.array_equal(found[0], real_slice())
+
+
+@pytest.mark.parametrize("uid", [reference.JPEG_LS, JPEG_XL])
+@once
+@given(data=st.data())
+def test_a_stream_that_lost_bytes_is_refused(uid: str, tmp_path: Path, data: st.DataObject) -> None:
+    stream = jpeg_xl(real_slice()) if uid == JPEG_XL else reference.ENCODERS[uid](real_slice())
+    lost = data.draw(st.sampled_from((16, 30, 400)))
+    start = data.draw(st.integers(60, len(stream) - 2 - lost))
+    assert outcome(Made(uid, real_slice()[None], [stream[:start] + stream[start + lost :]]), tmp_path) is None
+
+
+def jpeg_xl(frame: Array) -> bytes:
+    return bytes(imagecodecs.jpegxl_encode(reference.unsigned(frame), lossless=True))
+
+
+@pytest.mark.parametrize("kind", ["16 bit signed", "8 bit", "8 bit colour"])
+def test_jpeg_xl_is_decoded(kind: str, tmp_path: Path) -> None:
+    frames = {"16 bit signed": real_slice()[None, :99], "8 bit": eight_bit()[None], "8 bit colour": real_colour()[None]}
+    frame = frames[kind]
+    found = outcome(Made(JPEG_XL, frame, [jpeg_xl(frame[0])]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found, frame)
+
+
+@pytest.mark.parametrize("part", [1, 2, 5, 9, 40, 1000, 5000])
+def test_a_jpeg_xl_stream_cut_short_is_refused(part: int, tmp_path: Path) -> None:
+    stream = jpeg_xl(real_slice())
+    assert outcome(Made(JPEG_XL, real_slice()[None], [stream[:part]]), tmp_path) is None
+    found = outcome(Made(JPEG_XL, real_slice()[None], [stream[:-part]]), tmp_path)
+    assert found is None or (part == 1 and np.array_equal(found[0], real_slice()))  # a pad of 00 may put it right
