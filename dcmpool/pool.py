@@ -148,10 +148,7 @@ class Pool:
             return
         match message:
             case Found():
-                # While draining, what is found is left for the next run; the journal may be closed already.
-                for item in message.items if not self.draining else ():
-                    if ending := self.jobs.add(item):
-                        self._end(ending, now)
+                self._found(message, now)
             case Noted():
                 self.tally.noted(message)
             case Earlier():
@@ -359,6 +356,13 @@ class Pool:
             granted_writer=granted_writer,
         )
         self._actions.append(SendTo(worker.id, order))
+
+    def _found(self, message: Found, now: float) -> None:
+        if self.draining:
+            return  # left for the next run; the journal may be closed already
+        for item in message.items:
+            if ending := self.jobs.add(item):
+                self._end(ending, now)
 
     def _inspected(self, worker: Worker, message: Inspected) -> None:
         assert worker.job is not None  # noqa: S101 - is_legal holds it
