@@ -158,10 +158,7 @@ class Pool:
     def _from_clerk(self, message: Message, now: float) -> None:
         match message:
             case Found():
-                # While draining, what is found is left for the next run; the journal may be closed already.
-                for item in message.items if not self.draining else ():
-                    if ending := self.jobs.add(item):
-                        self._end(ending, now)
+                self._found(message, now)
             case Noted():
                 self.tally.noted(message)
             case Earlier():
@@ -385,6 +382,13 @@ class Pool:
     def _alarm_seconds(self, limit_seconds: float) -> float:
         """Return when a child's own backstop is due: not before storage that stalls has had its time to answer."""
         return 2 * limit_seconds + self._config.storage.give_up_seconds
+
+    def _found(self, message: Found, now: float) -> None:
+        if self.draining:
+            return  # left for the next run; the journal may be closed already
+        for item in message.items:
+            if ending := self.jobs.add(item):
+                self._end(ending, now)
 
     def _inspected(self, worker: Worker, message: Inspected) -> None:
         assert worker.job is not None  # noqa: S101 - is_legal holds it

@@ -551,6 +551,57 @@ def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
     world.behave()
 
 
+def test_time_in_which_the_supervisor_stood_still_is_nobodys() -> None:
+    """An attempt is not remembered as a long one for it."""
+    world = started(1, workers=1)
+    world.advance(0.5)
+    world.suspend(60.0)
+    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    world.advance(0.5)
+    assert [m for m in world.clerk.inbox if isinstance(m, Begin)]
+
+
+def in_phase(name: Phase) -> tuple[World, SimChild]:
+    """Return a world with a child in this phase; its job, if it has one, is number 2."""
+    if name in (Phase.STARTING, Phase.IDLE):
+        world = World([], config(workers=1, others="skip"))
+        world.launch_all()
+        if name is Phase.IDLE:
+            make_ready(world)
+        (child,) = world.children.values()
+    else:
+        world = started(2, workers=2, others="skip")
+        _, child = busy(world)
+        if name is Phase.WAITING:
+            world.say(child, Wants(2, bytes=4 * MIB))  # the other child holds some
+    assert phase(world, child) is name
+    return world, child
+
+
+@pytest.mark.parametrize("job", [1, 2, 3])
+@pytest.mark.parametrize("name", [Phase.STARTING, Phase.IDLE, Phase.BUSY, Phase.WAITING])
+def test_what_a_child_may_not_say_now_ends_it(name: Phase, job: int) -> None:
+    """Every message out of its phase, or about a job that the child does not have, and nothing comes of it."""
+    said: list[Message] = [
+        Ready(),
+        Inspected(job, JPEG_LOSSLESS, 0, "gdcm"),
+        Wants(job, bytes=MIB),
+        written(job),
+        Left(job, Outcome.SKIPPED, "", 1, 1, "why"),
+        Failed(job, FailureKind.READ, "why", Stage.INSPECT, ""),
+    ]
+    for message in said:
+        is_ready = isinstance(message, Ready)
+        if (name is Phase.STARTING and is_ready) or (name is Phase.BUSY and job == 2 and not is_ready):
+            continue  # legal
+        world, child = in_phase(name)
+        world.pool.message(child.id, message, world.now)
+        assert phase(world, child) is Phase.KILLING
+        assert world.pool.crew[child.id].cause is FailureKind.PROTOCOL
+        assert not world.tally.ended
+        assert not world.pool.jobs.committing
+
+
 def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
     """SIGINT once: exit code 130, resumable."""
     world = started(5)
