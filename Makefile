@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := all
-.PHONY: all format-check lint types test format demo bench clean help
+.PHONY: all format-check lint types test faults format demo bench clean help
 .NOTPARALLEL:  # the checks of `all` run in their order
 
 all: format-check lint types test  ## everything below that CI wants: format-check, lint, types, test (the default)
@@ -20,7 +20,10 @@ types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
 test: $(READY)  ## the tests, on all cores
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not faults"
+
+faults: $(READY)  ## fault injection: storage that fails or never answers, processes killed at random (needs root and FUSE)
+	$(BIN)/python -m pytest tests/faults -n 4 -m "faults or not faults"
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -92,8 +92,12 @@ def sealed_memory(name: str, size: int) -> int:
 
 def read_output(fd: int) -> str:
     """Return what was written to a sealed memfd so far; never blocks."""
-    written = min(os.lseek(fd, 0, os.SEEK_CUR), OUTPUT_BYTES)
-    return os.pread(fd, written, 0).decode("utf-8", "replace")
+    return read_bytes(fd).decode("utf-8", "replace")
+
+
+def read_bytes(fd: int) -> bytes:
+    """Return what was written to a sealed memfd so far; never blocks."""
+    return os.pread(fd, min(os.lseek(fd, 0, os.SEEK_CUR), OUTPUT_BYTES), 0)
 
 
 def set_limits(memory_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dcmpool.model import Side
 from dcmpool.protocol import Message
 
 
@@ -30,9 +31,24 @@ class SignalChild:
 
 @dataclass(frozen=True, slots=True)
 class Examine:
-    """Look at a child that is at its limit, and answer with `Pool.examined`."""
+    """Look at a child that takes long, and answer with `Pool.examined`."""
 
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a child: the answer to `Examine`."""
+
+    side: Side | None
+    """Whose storage it waits for; None if for none."""
+    mark: str
+    """The call and how far it has come: equal marks mean that nothing has moved."""
+    stage: str
+    is_stopped: bool
+    """Whether somebody has stopped it (SIGSTOP)."""
+    reason: str
+    """Why it is killed, should it be killed now."""
 
 
 @dataclass(frozen=True, slots=True)

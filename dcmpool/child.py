@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcmpool import _os
+from dcmpool.diagnose import Evidence
 from dcmpool.model import Stage
 from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Message
 
@@ -47,6 +48,8 @@ class Child:
         self.pidfd = -1
         self.is_dead = False
         self.code: int | None = None
+        self.seen: tuple[float, Evidence] | None = None
+        """When it was last looked at, and what was seen."""
         self._reader = FROM_WORKER.reader()
 
     def descriptors(self) -> list[int]:

@@ -37,6 +37,7 @@ from dcmpool.protocol import (
     Finished,
     Found,
     Item,
+    Keep,
     Message,
     More,
     Noted,
@@ -96,6 +97,8 @@ class Clerk:
         for name in (name for m in messages if isinstance(m, Discard) for name in m.names):
             self._target.discard(name)
         for message in messages:
+            if isinstance(message, Keep):
+                self._target.keep(message.name, message.files, message.copy)
             if isinstance(message, Finish):
                 self._finish(message)
                 return True

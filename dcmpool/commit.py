@@ -6,6 +6,7 @@ A file in TARGET is replaced only if the journal knows it and it is still as dcm
 `--overwrite`. All of it may be repeated: a result that already stands counts as committed.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from dcmpool import _os
 from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind, stored_time
-from dcmpool.protocol import CommitFailure, Result
+from dcmpool.protocol import CommitFailure, KeptFile, Result
 from dcmpool.scan import STATE_DIRECTORY
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -113,6 +114,17 @@ class Target:
             shutil.rmtree(path, ignore_errors=True)
         else:
             _remove(path)
+
+    def keep(self, name: str, files: tuple[KeptFile, ...], copy: bytes) -> None:
+        """Keep evidence: small files in a folder of its own, and a copy of the source if wanted. Best effort."""
+        folder = os.path.join(self.state, b"evidence", os.path.basename(name.encode()))
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            for file in files:
+                with open(os.path.join(folder, os.path.basename(file.name.encode())), "wb") as kept:
+                    kept.write(file.text)
+            if copy:
+                shutil.copyfile(copy, os.path.join(folder, b"source"))
 
     def sync(self, directories: set[bytes]) -> None:
         """Make the names in these directories durable."""

@@ -33,6 +33,7 @@ class Work(Section, frozen=True):
     engine: str = ""
     others: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
+    evidence_copy: bool = False
     scan_ahead: Positive = 512
 
 
@@ -65,6 +66,12 @@ class Storage(Section, frozen=True):
     give_up_seconds: Seconds = 600.0
 
 
+class Sandbox(Section, frozen=True):
+    """What keeps a worker from what is none of its business."""
+
+    mode: Literal["auto", "require", "off"] = "auto"
+
+
 class Config(Section, frozen=True):
     """All settings of a run; `resolve` turns 0 ("by this machine") into numbers."""
 
@@ -72,6 +79,7 @@ class Config(Section, frozen=True):
     limits: Limits = Limits()
     gate: Gate = Gate()
     storage: Storage = Storage()
+    sandbox: Sandbox = Sandbox()
 
     def judging(self) -> str:
         """Return the settings that may decide whether a file fails."""

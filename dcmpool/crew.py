@@ -12,8 +12,11 @@ from enum import StrEnum
 from dcmpool.actions import Action, LaunchChild, SignalChild
 from dcmpool.config import Limits
 from dcmpool.jobs import Job
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, Side
 from dcmpool.protocol import Failed, Inspected, Left, Message, Ready, Wants, Written
+
+_LOOK_SECONDS = 1.0
+"""How often the kernel is asked about a child that takes long."""
 
 
 class Phase(StrEnum):
@@ -59,9 +62,18 @@ class Worker:
     asked_bytes: bool = False
     asked_writer: bool = False
     remembered: bool = False
+    look_at: float | None = None
+    """When the kernel is to be asked what a child that takes long is doing."""
+    mark: str = ""
+    """What the kernel said last; the same twice means that nothing has moved."""
+    stuck_since: float | None = None
+    """Since when it has sat in one and the same call on storage, as far as was looked."""
     stalled_since: float | None = None
+    side: Side | None = None
     hung_up: bool = False
     killed: bool = False
+    from_outside: bool = False
+    """Whether what it is killed for was done to it, not by it."""
     cause: FailureKind | None = None
     reason: str = ""
 
@@ -90,10 +102,13 @@ class Worker:
         self.limit_seconds = limit_seconds
         self.deadline = now + limit_seconds
         self.remembered = self.asked_bytes = self.asked_writer = False
+        self.look_at = now + _LOOK_SECONDS
+        self.mark, self.stuck_since = "", None
 
     def pause(self, wants: Wants, now: float) -> None:
         """Begin to wait at the gate: the limit stands still."""
         self.phase = Phase.WAITING
+        self.look_at = None
         self.asked_bytes = True
         self.asked_writer = wants.writer
         self.left_seconds = (self.deadline or now) - now
@@ -102,6 +117,7 @@ class Worker:
     def resume(self, now: float) -> None:
         """Go on after the gate."""
         self.phase = Phase.BUSY
+        self.look_at = now + _LOOK_SECONDS
         self.deadline = now + max(0.0, self.left_seconds)
 
     def set_limit(self, limit_seconds: float) -> None:
@@ -109,9 +125,23 @@ class Worker:
         self.deadline = (self.deadline or self.begun) + limit_seconds - self.limit_seconds
         self.limit_seconds = limit_seconds
 
+    def look(self, side: Side | None, mark: str, now: float) -> None:
+        """Take what the kernel says: on whose storage the child waits (None: it does not), and a mark of the call."""
+        if side is None or mark != self.mark:
+            self.stuck_since = now if side else None
+        self.side, self.mark = side, mark
+        self.look_at = now + _LOOK_SECONDS
+
+    def stall(self, now: float) -> None:
+        """Wait for storage without limit."""
+        self.stalled_since = self.stalled_since or self.stuck_since or now
+        self.deadline = now + _LOOK_SECONDS
+        self.look_at = None
+
     def recover(self, now: float) -> None:
         """Go on after a stall of storage, with the whole limit."""
-        self.stalled_since = None
+        self.stalled_since = self.stuck_since = None
+        self.look_at = now + _LOOK_SECONDS
         self.deadline = now + self.limit_seconds
 
     def rest(self) -> None:
@@ -119,7 +149,7 @@ class Worker:
         self.phase = Phase.IDLE
         self.job = None
         self.temp = b""
-        self.deadline = self.stalled_since = None
+        self.deadline = self.look_at = self.stalled_since = None
 
 
 class Crew:
@@ -170,6 +200,7 @@ class Crew:
         self.kills += 1
         worker.cause, worker.reason = cause, reason
         worker.phase = Phase.KILLING
+        worker.look_at = None
         worker.deadline = now + self._limits.grace_seconds
         self._emit(SignalChild(worker.id, signal.SIGTERM))
 
@@ -177,6 +208,7 @@ class Crew:
         """End a child that did nothing wrong; it owns nothing, so SIGKILL is the whole ceremony."""
         if worker.phase not in (Phase.KILLING, Phase.LOST):
             worker.phase = Phase.KILLING
+            worker.look_at = None
             self._finish_off(worker, now)
 
     def press(self, worker: Worker, now: float) -> bool:
@@ -196,10 +228,9 @@ class Crew:
         """Move every deadline: this process itself was stopped for so long."""
         for worker in self._workers.values():
             worker.begun += seconds
-            if worker.stalled_since is not None:
-                worker.stalled_since += seconds
-            if worker.deadline is not None:
-                worker.deadline += seconds
+            for name in ("deadline", "look_at", "stuck_since", "stalled_since"):
+                if (moment := getattr(worker, name)) is not None:
+                    setattr(worker, name, moment + seconds)
 
     def _finish_off(self, worker: Worker, now: float) -> None:
         worker.killed = True

@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from dcmpool import _os, _warm
+from dcmpool import _os, _warm, sandbox
 from dcmpool.protocol import FROM_FORKSERVER, MAX_FRAME_BYTES, TO_FORKSERVER, Exited, Launch, Launched, Message, Warmed
 
 CHILD_FDS = 4
@@ -32,6 +32,7 @@ class Forkserver:
         self._channel = channel
         self._serve_child = serve_child
         self._children: dict[int, int] = {}
+        self._rules = -1
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -55,6 +56,8 @@ class Forkserver:
         if not data:
             return False
         request = TO_FORKSERVER.decode(data)
+        if request.source and self._rules < 0:
+            self._rules = sandbox.make_rules(request.source, os.path.dirname(request.scratch))
         pid = self._fork(request, fds)
         self._children[pid] = request.child
         pidfd = os.pidfd_open(pid)
@@ -74,6 +77,8 @@ class Forkserver:
             for fd in (self._channel.detach(), self._wake_read, self._wake_write):
                 os.close(fd)
             _become_child(parent, request, fds)
+            if request.source:
+                sandbox.enter(self._rules)
             self._serve_child(fds[0], fds[3])
             code = 0
         finally:

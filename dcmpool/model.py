@@ -38,6 +38,13 @@ class Stage(StrEnum):
     VERIFY = "verify"
 
 
+class Side(StrEnum):
+    """Whose storage."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
 class FailureKind(StrEnum):
     """Why an attempt gave no result."""
 

@@ -10,14 +10,14 @@ deadline to SIGKILL it is the grace and one wait; at the end no child is left th
 import signal
 from os.path import basename, join
 
-from dcmpool.actions import Action, CloseChild, Examine, Notice, SendTo, Tell
+from dcmpool.actions import Action, CloseChild, Examine, Look, Notice, SendTo, Tell
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew, Phase, Worker
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
 from dcmpool.gate import WriteGate
 from dcmpool.jobs import Job, Jobs
 from dcmpool.limit import Limit
-from dcmpool.model import RETRY, FailureKind, Outcome, Then
+from dcmpool.model import RETRY, FailureKind, Outcome, Side, Then
 from dcmpool.protocol import (
     Assign,
     Attempt,
@@ -45,12 +45,12 @@ from dcmpool.protocol import (
     Written,
 )
 from dcmpool.report import Tally
+from dcmpool.stall import StorageWatch, Wait
 
 MAX_FAILED_STARTS = 3
 """Children in a row that end before they were given a job."""
 _REMEMBER_SECONDS = 1.0
 """Attempts that take longer are journalled, should everything die with them."""
-_STALL_CHECK_SECONDS = 1.0
 _HANG_UP_SECONDS = 2.0
 """How long a child may live whose channel is closed: longer than the loop waits for the exit status of a dead one."""
 _NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
@@ -71,7 +71,9 @@ class Pool:
         self._failed_starts = 0
         self._commit_waits_since: float | None = None
         self._shut_since: float | None = None
-        self._stalled_since: float | None = None
+        self._walk_waits_since: float | None = None
+        self.storage = StorageWatch(config.storage)
+        self.is_open = False
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
         self.clerk_gave_up = False
@@ -99,12 +101,9 @@ class Pool:
         if self._due is not None:
             deadlines.append(self._due)
         deadlines += [w.begun + _REMEMBER_SECONDS for w in self.crew if w.phase is Phase.BUSY and not w.remembered]
-        if not self.clerk_gave_up:
-            storage = self._config.storage
-            if self._stalled_since is not None:
-                deadlines.append(self._stalled_since + storage.give_up_seconds)
-            else:
-                deadlines += [since + storage.stall_seconds for since in self._silences()]
+        deadlines += [worker.look_at for worker in self.crew if worker.look_at is not None]
+        if not self.clerk_gave_up and (due := self.storage.next_deadline()) is not None:
+            deadlines.append(due)
         return min(deadlines, default=None)
 
     @property
@@ -123,9 +122,15 @@ class Pool:
 
     # --- events of the run
 
+    def begin(self, now: float) -> None:
+        """Wait for the clerk, which looks at SOURCE and TARGET."""
+        self._commit_waits_since = now
+
     def opened(self, base: bytes, temp: bytes, now: float) -> None:
         """Begin: paths are relative to the directory `base`, results go to the directory `temp` first."""
         self._base, self._temp = base, temp
+        self.is_open = True
+        self._commit_waits_since = None
         self._launch_missing(now)
 
     def welcome_clerk(self, now: float) -> None:
@@ -143,13 +148,17 @@ class Pool:
             self._commit_waits_since = now
 
     def from_clerk(self, message: Message, now: float) -> None:
-        """Take what the clerk says."""
+        """Take what the clerk says; after the end, a new one's walk is of no interest."""
+        if self.finishing and not isinstance(message, Stopped):
+            return
+        if not isinstance(message, Committed):
+            self._walk_waits_since = None  # it walks on; whether it owes anything is seen at the next look
+        self._from_clerk(message, now)
+
+    def _from_clerk(self, message: Message, now: float) -> None:
         match message:
             case Found():
-                # While draining, what is found is left for the next run; the journal may be closed already.
-                for item in message.items if not self.draining else ():
-                    if ending := self.jobs.add(item):
-                        self._end(ending, now)
+                self._found(message, now)
             case Noted():
                 self.tally.noted(message)
             case Earlier():
@@ -188,12 +197,14 @@ class Pool:
         for worker in self.crew:
             if worker.deadline is not None and now >= worker.deadline:
                 self._expire(worker, now)
+            elif worker.look_at is not None and now >= worker.look_at:
+                self._actions.append(Examine(worker.id))
         self._remember(now)
         self._grant(now)
         self._watch_storage(now)
-        if not self.draining and self._stalled_since is None:
+        if self.is_open and not self.draining and not self.storage.is_stalled:
             self._launch_missing(now)
-        if not self.draining and self._stalled_since is None:
+        if not self.draining and not self.storage.is_stalled:
             self._dispatch(now)
         self._pay_credit()
         self._finish(now)
@@ -205,8 +216,9 @@ class Pool:
             self._commit_waits_since += seconds
         if self._shut_since is not None:
             self._shut_since += seconds
-        if self._stalled_since is not None:
-            self._stalled_since += seconds
+        if self._walk_waits_since is not None:
+            self._walk_waits_since += seconds
+        self.storage.shift(seconds)
 
     # --- events of a child
 
@@ -257,18 +269,24 @@ class Pool:
             worker.hung_up = True
             worker.deadline = now + _HANG_UP_SECONDS
 
-    def examined(self, number: int, *, stalled: bool, stage: str, reason: str, now: float) -> None:
-        """Take what the kernel says of a child at its limit: kill it, or wait for storage with it."""
+    def examined(self, number: int, look: Look, now: float) -> None:
+        """Take what the kernel says of a child that takes long: wait for storage with it, or kill it at its limit."""
         worker = self.crew[number]
-        worker.stage = stage
-        if stalled:
-            worker.stalled_since = worker.stalled_since or now
-            worker.deadline = now + _STALL_CHECK_SECONDS
+        if worker.phase is not Phase.BUSY:
+            return
+        worker.stage = look.stage
+        worker.look(look.side, look.mark, now)
+        expired = worker.deadline is not None and now >= worker.deadline
+        stuck = worker.stuck_since is not None and now >= worker.stuck_since + self._config.storage.stall_seconds
+        if look.side and (expired or stuck):
+            worker.stall(now)
+            self._due = now
         elif worker.stalled_since is not None:
             worker.recover(now)
             self._due = now
-        else:
-            self.crew.kill(worker, FailureKind.TIMEOUT, reason, now)
+        elif expired:
+            worker.from_outside = look.is_stopped
+            self.crew.kill(worker, FailureKind.TIMEOUT, look.reason, now)
 
     def proved_dead(self, number: int) -> None:
         """A child is dead, and how it died is about to be known: nothing can be due from it any more."""
@@ -283,14 +301,17 @@ class Pool:
         self._tell(Discard((scratch_name(self._run, worker.id), *([basename(worker.temp)] if worker.temp else []))))
         if worker.job is None:
             self._count_failed_start(worker, code)
+        elif worker.from_outside:
+            self._interrupted(worker, FailureKind.TIMEOUT, worker.reason, now)
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
         elif worker.killed:
             self.jobs.abandon(worker.job)  # killed because the run gave up, not for anything that it did
         elif code in _FROM_OUTSIDE:
-            self._interrupted(worker, code, now)
+            reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
+            self._interrupted(worker, FailureKind.CRASHED, reason, now)
         elif code == -signal.SIGALRM:
-            self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it at twice the limit", now)
+            self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it, long after its limit", now)
         else:
             self._conclude(worker, FailureKind.CRASHED, f"the worker {how_it_died(code)}", now)
 
@@ -352,11 +373,22 @@ class Pool:
             skip_others=self._config.work.others == "skip",
             in_place=self._in_place,
             durable=self._config.storage.durable,
-            limit_seconds=self._limit.at_most(self._grant_bytes),
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
         )
         self._actions.append(SendTo(worker.id, order))
+
+    def _alarm_seconds(self, limit_seconds: float) -> float:
+        """Return when a child's own backstop is due: not before storage that stalls has had its time to answer."""
+        return 2 * limit_seconds + self._config.storage.give_up_seconds
+
+    def _found(self, message: Found, now: float) -> None:
+        if self.draining:
+            return  # left for the next run; the journal may be closed already
+        for item in message.items:
+            if ending := self.jobs.add(item):
+                self._end(ending, now)
 
     def _inspected(self, worker: Worker, message: Inspected) -> None:
         assert worker.job is not None  # noqa: S101 - is_legal holds it
@@ -377,7 +409,7 @@ class Pool:
             worker = self.crew[number]
             if worker.phase is Phase.WAITING and worker.job:
                 worker.resume(now)
-                self._actions.append(SendTo(number, Grant(worker.job.id, worker.limit_seconds)))
+                self._actions.append(SendTo(number, Grant(worker.job.id, self._alarm_seconds(worker.limit_seconds))))
 
     def _written(self, worker: Worker, message: Written, now: float) -> None:
         temp = worker.temp
@@ -411,10 +443,9 @@ class Pool:
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
 
-    def _interrupted(self, worker: Worker, code: int | None, now: float) -> None:
+    def _interrupted(self, worker: Worker, kind: FailureKind, reason: str, now: float) -> None:
         assert worker.job is not None  # noqa: S101 - the caller holds it
-        reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
-        attempt = Attempt(worker.engine, FailureKind.CRASHED, reason, worker.stage, now - worker.begun)
+        attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.interrupted(worker.job, attempt), now)
 
     def _end(self, ending: Ending | None, now: float) -> None:
@@ -481,26 +512,26 @@ class Pool:
 
     def _watch_storage(self, now: float) -> None:
         """Notice storage that has stopped answering, and that it answers again."""
-        storage = self._config.storage
         self._shut_since = (self._shut_since or now) if self._gate_is_shut else None
-        since = [worker.stalled_since for worker in self.crew if worker.stalled_since is not None]
-        since += [silence for silence in self._silences() if now >= silence + storage.stall_seconds]
-        if not since:
-            if self._stalled_since is not None:
-                self._actions.append(Notice("storage answers again"))
-            self._stalled_since = None
-            return
-        if self._stalled_since is None:
-            self._stalled_since = min(since)
-            files = sum(worker.stalled_since is not None for worker in self.crew) + len(self.jobs.committing)
-            self._actions.append(Notice(f"storage does not answer ({files} files wait for it): no new file is begun"))
-        if now - self._stalled_since >= storage.give_up_seconds and not self.clerk_gave_up:
-            self.stop(StoppedError(f"storage has not answered for {now - self._stalled_since:.0f} s"))
+        starving = self.is_open and not (self.jobs.walked or self.draining or len(self.jobs))
+        self._walk_waits_since = (self._walk_waits_since or now) if starving else None
+        if text := self.storage.look(self._waits(), now):
+            self._actions.append(Notice(text))
+        if self.storage.is_hopeless(now) and not self.clerk_gave_up:
+            self.stop(StoppedError(self.storage.text(now)))
             self.give_up(now)
 
-    def _silences(self) -> list[float]:
-        """Return since when nothing has come of what only storage can bring on."""
-        return [since for since in (self._commit_waits_since, self._shut_since) if since is not None]
+    def _waits(self) -> list[Wait]:
+        """Return all that only storage can bring on: children in its calls, the clerk's answers, a gate shut."""
+        waits = [Wait(w.stalled_since, w.side, 1) for w in self.crew if w.stalled_since is not None]
+        if self._commit_waits_since is not None:
+            side = Side.TARGET if self.is_open else None
+            waits.append(Wait(self._commit_waits_since, side, len(self.jobs.committing)))
+        if self._walk_waits_since is not None:
+            waits.append(Wait(self._walk_waits_since, Side.SOURCE))
+        if self._shut_since is not None:
+            waits.append(Wait(self._shut_since, Side.TARGET, self.gate.waiting))
+        return waits
 
     @property
     def _gate_is_shut(self) -> bool:
@@ -526,6 +557,7 @@ class Pool:
         if self.crew.living == 0:
             self.finishing = True
             self._tell(Finish(self.exit_code, complete=not self.draining))
+            self._commit_waits_since = now
 
 
 def scratch_name(run: str, worker: int) -> bytes:

@@ -65,7 +65,8 @@ class Assign(Message, frozen=True):
     skip_others: bool
     in_place: bool
     durable: bool
-    limit_seconds: Seconds
+    alarm_seconds: Seconds
+    """When the child's own alarm ends it, should nobody else."""
     granted_bytes: Count
     granted_writer: bool
 
@@ -74,7 +75,7 @@ class Grant(Message, frozen=True):
     """What was asked for with `Wants`."""
 
     job: Count
-    limit_seconds: Seconds
+    alarm_seconds: Seconds
 
 
 # --- worker -> supervisor
@@ -236,6 +237,22 @@ class Discard(Message, frozen=True):
     names: tuple[bytes, ...]
 
 
+class KeptFile(msgspec.Struct, frozen=True):
+    """A small file of evidence."""
+
+    name: str
+    text: bytes
+
+
+class Keep(Message, frozen=True):
+    """Keep what is known of a death, in a folder of this name in TARGET/.dcmpool/evidence."""
+
+    name: str
+    files: tuple[KeptFile, ...]
+    copy: bytes
+    """The source, if a copy of it is to be kept too."""
+
+
 class Finish(Message, frozen=True):
     """All is sent: write what is left, close the journal and end."""
 
@@ -328,7 +345,7 @@ class Finished(Message, frozen=True):
     """The journal is closed."""
 
 
-ToClerk = Open | More | Begin | Commit | Settle | Discard | Finish
+ToClerk = Open | More | Begin | Commit | Settle | Discard | Keep | Finish
 FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Stopped | Finished
 
 
@@ -341,6 +358,9 @@ class Launch(Message, frozen=True):
     child: Count
     memory_bytes: Count
     scratch: bytes
+    """The child's private folder, in TARGET/.dcmpool/tmp."""
+    source: bytes
+    """SOURCE, for a child in a sandbox; b"" for one without."""
 
 
 class Warmed(Message, frozen=True):

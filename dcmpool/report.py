@@ -78,9 +78,10 @@ class Tally:
         return sum(self.counts.values())
 
     def walked(self, files: int, size: int, settled: int) -> None:
-        """Take the walk's totals so far."""
-        self.files_walked, self.bytes_walked = files, size
-        self.counts[Outcome.SETTLED] = settled
+        """Take the walk's totals so far; a restarted clerk begins again at nothing."""
+        self.files_walked = max(self.files_walked, files)
+        self.bytes_walked = max(self.bytes_walked, size)
+        self.counts[Outcome.SETTLED] = max(self.counts[Outcome.SETTLED], settled)
 
     def result(self, result: Result) -> None:
         """Count a file whose result is durable."""

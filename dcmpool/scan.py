@@ -109,9 +109,17 @@ def _entries(directory: bytes) -> list[tuple[bytes, bool, str]]:
     """Return (name, is it a link, problem) of each entry, sorted; a directory that cannot be read is one problem."""
     try:
         with os.scandir(directory) as entries:
-            return sorted((entry.name, entry.is_symlink(), "") for entry in entries if entry.name != STATE_DIRECTORY)
+            return sorted((entry.name, _is_symlink(entry), "") for entry in entries if entry.name != STATE_DIRECTORY)
     except OSError as error:
         return [(b"", False, f"the directory cannot be read: {error.strerror}")]
+
+
+def _is_symlink(entry: "os.DirEntry[bytes]") -> bool:
+    """Whether it is a link; storage that fails to say so for one file must not fail its whole directory."""
+    try:
+        return entry.is_symlink()
+    except OSError:
+        return False  # `look` will name the trouble
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

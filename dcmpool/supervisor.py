@@ -19,13 +19,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dcmpool import __version__, _os, diagnose
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool import __version__, _os, diagnose, evidence, sandbox
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Phase
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
-from dcmpool.pool import Pool, scratch_name
+from dcmpool.evidence import MAX_KEPT, Death, with_share
+from dcmpool.model import FailureKind
+from dcmpool.pool import Pool, how_it_died, scratch_name
 from dcmpool.progress import Activity, Progress, Snapshot
 from dcmpool.protocol import (
     FROM_CLERK,
@@ -35,6 +37,7 @@ from dcmpool.protocol import (
     TO_FORKSERVER,
     Exited,
     Finished,
+    Keep,
     Launch,
     Launched,
     Open,
@@ -48,7 +51,8 @@ from dcmpool.report import Report, Tally
 _MAX_HELPER_DEATHS = 3
 _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
-_GOODBYE_SECONDS = 0.8
+_GOODBYE_SECONDS = 0.5
+"""How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _OVERRUN_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -89,7 +93,9 @@ class Supervisor:
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._awaiting_code: dict[int, float] = {}
         self._target = task.target
-        self._temp = b""
+        self._temp = self._base = b""
+        self._kept = 0
+        self._unconfined = self._config.sandbox.mode == "off"
         self._opened = self._finished = False
         self._clerk_deaths = self._forkserver_deaths = 0
         self._signals = 0
@@ -108,6 +114,8 @@ class Supervisor:
         _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
+                self._check_sandbox()
+                self._pool.begin(self._clock())
                 self._start()
                 self._loop()
                 return self._report()
@@ -147,8 +155,7 @@ class Supervisor:
                 return
             self._give_up_on_codes(now)
             self._flush()
-            if self._opened:
-                self._pool.tick(now)
+            self._pool.tick(now)
             if self._progress.is_due(now):
                 self._progress.show(self._snapshot(now), now)
 
@@ -197,6 +204,15 @@ class Supervisor:
         except (BrokenPipeError, ConnectionResetError):
             self._unsent.clear()  # its pidfd will say that it is dead
 
+    def _check_sandbox(self) -> None:
+        """Say so where the kernel cannot confine children."""
+        if self._unconfined or sandbox.abi():
+            return
+        if self._config.sandbox.mode == "require":
+            raise UsageError('this kernel cannot confine workers (Landlock), and sandbox.mode is "require"')
+        self._unconfined = True
+        self._progress.notice("this kernel has no Landlock: workers are not confined")
+
     # --- children
 
     def _launch(self, number: int) -> None:
@@ -208,7 +224,8 @@ class Supervisor:
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
-        request = Launch(number, self._config.limits.memory_mib * MIB, scratch)
+        source = b"" if self._unconfined else self._task.source
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
 
@@ -239,7 +256,7 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         child.is_dead = True
         if child.code is not None or child.maker.is_closed:
-            self._pool.died(number, child.code, self._clock())
+            self._died(number, child.code, self._clock())
         else:
             self._pool.proved_dead(number)
             self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
@@ -251,13 +268,42 @@ class Supervisor:
         child.code = message.code
         if child.is_dead:
             self._awaiting_code.pop(message.child, None)
-            self._pool.died(message.child, message.code, self._clock())
+            self._died(message.child, message.code, self._clock())
 
     def _give_up_on_codes(self, now: float) -> None:
         for number, deadline in list(self._awaiting_code.items()):
             if now >= deadline or self._children[number].maker.is_closed:
                 del self._awaiting_code[number]
-                self._pool.died(number, None, now)
+                self._died(number, None, now)
+
+    def _died(self, number: int, code: int | None, now: float) -> None:
+        self._keep_evidence(number, code, now)
+        self._pool.died(number, code, now)
+
+    def _keep_evidence(self, number: int, code: int | None, now: float) -> None:
+        """Have the clerk keep what is known of a child that died over a file."""
+        child, worker = self._children[number], self._pool.crew[number]
+        if worker.job is None or (worker.killed and worker.cause is None) or self._kept >= MAX_KEPT:
+            return
+        self._kept += 1
+        seen = child.seen[1] if child.seen else None
+        source = os.path.join(self._base, worker.job.path)
+        death = Death(
+            path=worker.job.path,
+            source=source,
+            kind=worker.cause or FailureKind.CRASHED,
+            reason=worker.reason or f"the worker {how_it_died(code)}",
+            cause=diagnose.cause(seen, child.stage) if worker.cause is FailureKind.TIMEOUT and seen else "",
+            engine=worker.engine,
+            stage=child.stage,
+            seconds=now - worker.begun,
+            limit_seconds=worker.limit_seconds,
+            memory_mib=self._config.limits.memory_mib,
+            evidence=seen,
+        )
+        kept = evidence.files(death, _os.read_bytes(child.output), _os.read_bytes(child.trace))
+        name = f"{self._run}-{worker.job.id}-{worker.job.dispatched}"
+        self._clerk_stream.send(Keep(name, kept, source if self._config.work.evidence_copy else b""))
 
     def _signal(self, number: int, signal_number: int) -> None:
         child = self._children[number]
@@ -269,14 +315,18 @@ class Supervisor:
 
     def _examine(self, number: int) -> None:
         child = self._children[number]
-        evidence = diagnose.examine(child.pid)
         worker = self._pool.crew[number]
+        now = self._clock()
+        seen_at, before = child.seen or (now, None)
+        found = with_share(diagnose.examine(child.pid), before, now - seen_at)
+        child.seen = now, found
         stage = child.stage
         engine = f" with {worker.engine}" if worker.engine else ""
-        reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {evidence.text()}"
-        roots = (self._task.source, self._target)
-        stalled = diagnose.is_stalled(evidence, roots)
-        self._pool.examined(number, stalled=stalled, stage=stage, reason=reason, now=self._clock())
+        why = diagnose.cause(found, stage)
+        reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {why} ({found.text()})"
+        side = diagnose.waits_for(found, stage)
+        look = Look(side, found.mark, stage, is_stopped=found.is_stopped, reason=reason)
+        self._pool.examined(number, look, self._clock())
         self._perform()
 
     def _close_child(self, number: int) -> None:
@@ -376,6 +426,7 @@ class Supervisor:
 
     def _on_opened(self, message: Opened, now: float) -> None:
         self._target = message.target
+        self._base = message.base
         self._temp = os.path.join(message.target, b".dcmpool", b"tmp")
         if not self._opened:
             self._opened = True

@@ -78,7 +78,7 @@ class Attempt:
         self._engine = ""
         self._bytes = order.granted_bytes
         self._writer = order.granted_writer
-        self._limit = order.limit_seconds
+        self._alarm_seconds = order.alarm_seconds
         self._stage = Stage.INSPECT
         self._write_seconds = 0.0
         self._begun = time.monotonic()
@@ -89,7 +89,7 @@ class Attempt:
         try:
             return self._work()
         except Fault as fault:
-            return self._failed(fault.kind, fault.reason)
+            return self._failed(fault.kind, self._explained(fault))
         except MemoryError:
             return self._failed(FailureKind.MEMORY, "more memory is needed than a worker may use (limits.memory_mib)")
         except OSError as error:
@@ -228,13 +228,13 @@ class Attempt:
         answer = self._channel.receive()
         if not isinstance(answer, Grant):
             os._exit(0)  # the supervisor is gone or past caring
-        self._limit = answer.limit_seconds
+        self._alarm_seconds = answer.alarm_seconds
         self._begun += time.monotonic() - begun
         self._arm()
 
     def _arm(self) -> None:
-        """Set the backstop, should the supervisor not be there to kill: twice the limit."""
-        _os.arm_alarm(2 * self._limit)
+        """Set the backstop, should the supervisor not be there to kill."""
+        _os.arm_alarm(self._alarm_seconds)
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
@@ -243,6 +243,13 @@ class Attempt:
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
         return Left(self._order.job, outcome, uid, source.size, stored_time(source.mtime_ns), reason)
+
+    def _explained(self, fault: Fault) -> str:
+        """Return the reason; where the sandbox alone forbids to read a file, what to do about it."""
+        denied = fault.kind is FailureKind.READ and fault.reason.endswith(os.strerror(errno.EACCES))
+        if denied and os.access(self._order.source, os.R_OK):  # access(2) knows of permissions, not of Landlock
+            return "it leads out of what the sandbox lets a worker read; --sandbox off allows it"
+        return fault.reason
 
     def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
         return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)

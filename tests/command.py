@@ -168,10 +168,11 @@ def own_command(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Comm
 
 
 def temp_files(folder: Path) -> list[Path]:
-    """Return what lies in the folders for temp files, of all targets under `folder`, and beside the journals."""
+    """Return what lies in temp folders and beside journals, in all targets under `folder`; evidence may stay."""
     known = {"journal.sqlite", "lock"}
     private = [path for path in folder.rglob(".dcmpool") if path.is_dir()]
-    return [path for own in private for path in own.rglob("*") if path.name not in known and not path.is_dir()]
+    found = [path for own in private for path in own.rglob("*") if path.name not in known and not path.is_dir()]
+    return [path for path in found if path.parent.parent.name != "evidence"]
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:

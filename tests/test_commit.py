@@ -84,6 +84,15 @@ def test_a_result_may_replace_what_we_wrote(place: Place, journal: Journal) -> N
     assert place.files() == {"CT": "newer"}
 
 
+def test_a_result_that_is_gone_is_written_again(place: Place, journal: Journal) -> None:
+    """That the journal knows the very same digest does not make it stand there."""
+    place.target.commit([place.result("CT", "pixels", 1)], journal)
+    (place.root / "CT").unlink()
+    assert place.target.commit([place.result("CT", "pixels", 2)], journal) == ([2], [])
+    assert place.files() == {"CT": "pixels"}
+    assert place.temps() == []
+
+
 def test_a_foreign_file_is_never_replaced(place: Place, journal: Journal) -> None:
     """Even with the size and time of the result."""
     place.put("CT", "pixels")
@@ -450,6 +459,19 @@ def test_a_rename_that_did_not_take_place_is_forgotten(place: Place, journal: Jo
     assert journal.intents() == []
     assert journal.find(b"CT") is None
     assert place.target.commit([result], journal) == ([1], [])
+
+
+def test_an_older_result_of_the_same_size_and_time_is_not_taken_for_the_new_one(place: Place, journal: Journal) -> None:
+    """Results have their source's time, and their size is that of the pixels: the temp file tells."""
+    place.target.commit([place.result("CT", "older!", 1)], journal)
+    result = place.result("CT", "newer!", 2)
+    journal.intend([result])
+    place.target.recover(journal)
+    row = journal.find(b"CT")
+    assert row is not None
+    assert row.digest != result.written.digest
+    assert place.target.commit([result], journal) == ([2], [])
+    assert place.files() == {"CT": "newer!"}
 
 
 def test_a_rename_that_took_place_is_journalled(place: Place, journal: Journal) -> None:

@@ -15,13 +15,17 @@ from dcmpool.model import FailureKind, Outcome, Stage
 from dcmpool.protocol import (
     Assign,
     Begin,
+    Commit,
     Discard,
     Failed,
     Inspected,
     Item,
     Left,
     Message,
+    More,
     Ready,
+    Scanned,
+    Settle,
     Stopped,
     Wants,
 )
@@ -69,11 +73,16 @@ class PoolMachine(RuleBasedStateMachine):
         max_writers=st.integers(1, 2),
         others=st.sampled_from(["copy", "skip"]),
         in_place=st.booleans(),
+        rounds=st.integers(0, 4),
     )
-    def begin(self, files: list[tuple[int, str]], workers: int, max_writers: int, others: str, in_place: bool) -> None:
+    def begin(
+        self, files: list[tuple[int, str]], workers: int, max_writers: int, others: str, in_place: bool, rounds: int
+    ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
         limits = config(workers=workers, max_writers=max_writers, others=others)
         self.world = World(found, limits, in_place=in_place)
+        for _ in range(rounds):
+            self.world.behave_once()
 
     def teardown(self) -> None:
         if hasattr(self, "world") and not self.world.broken:
@@ -86,7 +95,12 @@ class PoolMachine(RuleBasedStateMachine):
     def has_children(self) -> bool:
         return bool(self.world.children)
 
-    # --- children that do what they should
+    # --- everyone does what they should
+
+    @rule(rounds=st.integers(1, 3))
+    def all_is_well(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.world.behave_once()
 
     @rule()
     @precondition(has_children)
@@ -451,7 +465,7 @@ def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() ->
     world = started(3)
     world.stalled = True
     world.advance(30.0)
-    assert [notice for notice in world.notices if "does not answer" in notice]
+    assert [notice for notice in world.notices if "no new file is begun" in notice]
     assert world.pool.crew.kills == 0
     world.stalled = False
     world.advance(1.0)
@@ -483,7 +497,7 @@ def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
     (child,) = busy(world)
     world.say(child, written(order(child).job))
     world.advance(8.0)
-    assert "1 files wait for it" in world.notices[-1]
+    assert "1 file waiting" in world.notices[-1]
     world.advance(56.0 + 8.0)
     assert isinstance(world.pool.error, StoppedError)
     assert world.pool.is_over
@@ -537,6 +551,57 @@ def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
     world.behave()
 
 
+def test_time_in_which_the_supervisor_stood_still_is_nobodys() -> None:
+    """An attempt is not remembered as a long one for it."""
+    world = started(1, workers=1)
+    world.advance(0.5)
+    world.suspend(60.0)
+    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
+    world.advance(0.5)
+    assert [m for m in world.clerk.inbox if isinstance(m, Begin)]
+
+
+def in_phase(name: Phase) -> tuple[World, SimChild]:
+    """Return a world with a child in this phase; its job, if it has one, is number 2."""
+    if name in (Phase.STARTING, Phase.IDLE):
+        world = World([], config(workers=1, others="skip"))
+        world.launch_all()
+        if name is Phase.IDLE:
+            make_ready(world)
+        (child,) = world.children.values()
+    else:
+        world = started(2, workers=2, others="skip")
+        _, child = busy(world)
+        if name is Phase.WAITING:
+            world.say(child, Wants(2, bytes=4 * MIB))  # the other child holds some
+    assert phase(world, child) is name
+    return world, child
+
+
+@pytest.mark.parametrize("job", [1, 2, 3])
+@pytest.mark.parametrize("name", [Phase.STARTING, Phase.IDLE, Phase.BUSY, Phase.WAITING])
+def test_what_a_child_may_not_say_now_ends_it(name: Phase, job: int) -> None:
+    """Every message out of its phase, or about a job that the child does not have, and nothing comes of it."""
+    said: list[Message] = [
+        Ready(),
+        Inspected(job, JPEG_LOSSLESS, 0, "gdcm"),
+        Wants(job, bytes=MIB),
+        written(job),
+        Left(job, Outcome.SKIPPED, "", 1, 1, "why"),
+        Failed(job, FailureKind.READ, "why", Stage.INSPECT, ""),
+    ]
+    for message in said:
+        is_ready = isinstance(message, Ready)
+        if (name is Phase.STARTING and is_ready) or (name is Phase.BUSY and job == 2 and not is_ready):
+            continue  # legal
+        world, child = in_phase(name)
+        world.pool.message(child.id, message, world.now)
+        assert phase(world, child) is Phase.KILLING
+        assert world.pool.crew[child.id].cause is FailureKind.PROTOCOL
+        assert not world.tally.ended
+        assert not world.pool.jobs.committing
+
+
 def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
     """SIGINT once: exit code 130, resumable."""
     world = started(5)
@@ -546,6 +611,63 @@ def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
     world.behave()
     assert world.pool.exit_code == 130
     assert world.tally.ended == 2
+
+
+def test_after_foreign_code_failed_the_file_goes_to_a_fresh_child() -> None:
+    """What a codec did to the child's memory must not reach the next file, nor the next engine."""
+    world = started(2, workers=1)
+    (first,) = busy(world)
+    world.say(first, Failed(order(first).job, FailureKind.CORRUPT, "bad", Stage.DECODE, "gdcm"))
+    assert first.kill_at is not None
+    assert first.order is None
+    make_ready(world)
+    (second,) = busy(world)
+    assert second.id != first.id
+    assert order(second).tried[0] == "gdcm"
+    world.behave()
+
+
+def test_where_no_foreign_code_ran_the_child_goes_on() -> None:
+    """An engine that refuses by our own table has touched nothing."""
+    world = started(2, workers=1)
+    (child,) = busy(world)
+    world.say(child, Failed(order(child).job, FailureKind.UNSUPPORTED, "no", Stage.DECODE, "gdcm"))
+    assert child.kill_at is None
+    assert busy(world) == [child]
+    world.behave()
+    assert world.pool.crew.kills == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (0, FailureKind.CRASHED),
+        (3, FailureKind.CRASHED),
+        (-signal.SIGSEGV, FailureKind.CRASHED),
+        (-signal.SIGALRM, FailureKind.TIMEOUT),
+    ],
+)
+def test_how_a_child_died_says_what_it_was(code: int, kind: FailureKind) -> None:
+    """Its own alarm is a timeout, everything else of its own accord a crash."""
+    world = started(1, workers=1)
+    for _ in range(2):
+        (child,) = busy(world)
+        world.die(child, code)
+        make_ready(world)
+    assert kinds(world) == [kind, kind]
+
+
+def test_a_clerk_that_died_is_told_again_what_it_had_not_done() -> None:
+    """Results and endings are kept until they are acknowledged."""
+    world = started(2)
+    first, second = busy(world)
+    world.say(first, written(order(first).job))
+    world.say(second, Failed(order(second).job, FailureKind.READ, "no", Stage.INSPECT, ""))
+    world.restart_clerk()
+    world.welcome()
+    assert [type(m) for m in world.clerk.inbox if not isinstance(m, More)] == [Commit, Settle]
+    world.behave()
+    assert world.tally.counts[Outcome.DECOMPRESSED] == world.tally.counts[Outcome.FAILED] == 1
 
 
 # --- what once went wrong
@@ -601,7 +723,7 @@ def test_lost_children_that_hold_every_token_stop_the_run() -> None:
         if child is not lost and not child.wants:
             world.say(child, Wants(order(child).job, writer=True))
     world.advance(8.0)
-    assert "does not answer" in world.notices[-1]
+    assert "no new file is begun" in world.notices[-1]
     world.advance(64.0)
     assert isinstance(world.pool.error, StoppedError)
     world.behave()
@@ -641,7 +763,6 @@ def test_a_file_that_ended_while_a_restarted_clerk_walked_is_not_done_twice(stal
     world.welcome()
     world.handle(9)
     (child,) = busy(world)
-    world.clerk.credit += stale
     if stale:
         world.look(1)
     world.say(child, written(order(child).job))
@@ -692,6 +813,8 @@ def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
     assert world.pool.finishing
     world.restart_clerk()
     world.welcome()
+    assert not world.children
+    world.step(lambda: world.pool.from_clerk(Scanned(0, 0, 0, complete=False), world.now))
     assert not world.children
     world.behave()
     assert not world.children

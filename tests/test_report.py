@@ -133,10 +133,11 @@ def test_what_a_restarted_clerk_says_again_counts_once(kind: FailureKind | None)
 
 
 def test_the_walks_totals_are_taken_not_added() -> None:
-    """Each `Scanned` holds all so far."""
+    """Each `Scanned` holds all so far, and a restarted clerk counts from nothing."""
     tally = Tally()
     tally.walked(5, 100, 1)
     tally.walked(9, 200, 3)
+    tally.walked(2, 40, 0)
     assert (tally.files_walked, tally.bytes_walked, tally.ended) == (9, 200, 3)
 
 

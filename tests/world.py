@@ -11,11 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
 from dcmpool.crew import Phase
 from dcmpool.jobs import MAX_ATTEMPTS
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import FailureKind, Outcome, Side, Stage
 from dcmpool.pool import Pool
 from dcmpool.protocol import (
     Assign,
@@ -134,6 +134,7 @@ class World:
         self.settled_jobs: set[int] = set()
         self.broken = False
         """Whether a promise was broken already, so that what follows means nothing."""
+        self._most_credit = settings.work.scan_ahead
         self._deaths: dict[int, tuple[float, int | None]] = {}
         self._pids = iter(range(100, 1_000_000))
         self._forkserver_is_dying = False
@@ -210,7 +211,9 @@ class World:
             case SignalChild():
                 self._signal(self.children[action.worker], action.number)
             case Examine():
-                self.pool.examined(action.worker, stalled=self.stalled, stage=Stage.DECODE, reason="slow", now=self.now)
+                side = Side.TARGET if self.stalled else None
+                look = Look(side, "", Stage.DECODE, is_stopped=False, reason="slow")
+                self.pool.examined(action.worker, look, self.now)
             case CloseChild():
                 child = self.children.pop(action.worker)
                 assert not child.alive or not child.pid, "closed while it lives"
@@ -312,7 +315,7 @@ class World:
         assert child.listening, "a job for a child that closed its channel"
         assert child.pid, "a job for a child that is not known to exist"
         assert not self.pool.draining, "a new job while draining"
-        assert not (self.notices and "does not answer" in self.notices[-1]), "a new job while storage stalls"
+        assert not (self.notices and "no new file is begun" in self.notices[-1]), "a new job while storage stalls"
         holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
         assert not holders, "one job, two children"
         assert order.job not in self.settled_jobs, "a job after its end"
@@ -379,7 +382,12 @@ class World:
         """Let a (new) clerk open the run."""
         if not self.clerk.welcomed:
             self.clerk.welcomed = True
+            # What was told while the clerk opened the run comes on top.
+            self._most_credit = self.settings.work.scan_ahead + self._credit_under_way()
             self.step(lambda: self.pool.welcome_clerk(self.now))
+
+    def _credit_under_way(self) -> int:
+        return sum(message.jobs for message in self.clerk.inbox if isinstance(message, More))
 
     def restart_clerk(self) -> None:
         """Let the clerk die with all that it had not done, and another one start."""
@@ -484,6 +492,9 @@ class World:
             if worker.phase in (Phase.STARTING, Phase.BUSY, Phase.KILLING):
                 assert worker.deadline is not None, f"{worker.phase} without a deadline"
         assert all(count == 1 for count in self.endings.values()), "a file that ended twice"
+        if self.clerk.welcomed and self.clerk.inbox:
+            ahead = self._credit_under_way() + self.clerk.credit + len(self.clerk.looked)
+            assert ahead + self.pool.jobs.holding_credit <= self._most_credit, "the walk may run too far ahead"
         self._check_tokens()
 
     def _check_tokens(self) -> None:
@@ -502,10 +513,11 @@ class World:
         for _ in range(rounds):
             if self.clerk.finished or (self.pool.is_over and self.pool.clerk_gave_up):
                 return self._check_end()
-            self._behave_once()
+            self.behave_once()
         raise AssertionError(f"no end: {[(w.id, w.phase, w.deadline) for w in self.pool.crew]}")
 
-    def _behave_once(self) -> None:
+    def behave_once(self) -> None:
+        """Let everyone do the next thing that they should; time passes only when there is none."""
         self.welcome()
         self.handle(len(self.clerk.inbox))
         before = (self.clerk.position, self.clerk.complete)

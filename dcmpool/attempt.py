@@ -1,0 +1,119 @@
+"""One attempt at one file in one child, as a run makes it, and what it came to; the result is thrown away.
+
+    parent (this command) --Assign, Grant--> child; <-- Inspected, Wants, the end
+
+For `python -m dcmpool attempt FILE`, with which the evidence of a death can be repeated.
+"""
+
+import faulthandler
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from dcmpool import _os, diagnose
+from dcmpool.config import MIB
+from dcmpool.model import Stage
+from dcmpool.protocol import FROM_WORKER, TO_WORKER, Assign, Failed, Grant, Inspected, Left, Ready, Wants, Written
+
+_STAGES = tuple(Stage)
+_GRACE_SECONDS = 0.2
+
+
+def attempt(file: Path, *, engine: str, limit_seconds: float, memory_mib: int) -> int:
+    """Make one attempt, print what happens, and return an exit code: 0 if there was a result, else 1."""
+    ours, theirs = socket.socketpair()
+    board, output = _os.sealed_memory("board", 1), _os.sealed_memory("output", _os.OUTPUT_BYTES)
+    with ours, theirs, tempfile.TemporaryDirectory(prefix="dcmpool-") as folder:
+        pid = os.fork()
+        if not pid:
+            _become_worker(theirs.detach(), board, output, memory_mib, Path(folder))
+        theirs.close()
+        ours.sendall(TO_WORKER.encode(_order(file, folder, engine)))
+        try:
+            return _follow(ours, board, pid, limit_seconds)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            sys.stderr.write(_os.read_output(output))
+            os.close(board)
+            os.close(output)
+
+
+def _order(file: Path, folder: str, engine: str) -> Assign:
+    return Assign(
+        job=1, attempt=1, source=os.fsencode(file.absolute()), temp=os.fsencode(os.path.join(folder, "result")),
+        engine=engine, tried=(), skip_others=False, in_place=False, durable=True, alarm_seconds=0.0,
+        granted_bytes=0, granted_writer=False,
+    )  # fmt: skip
+
+
+def _become_worker(channel: int, board: int, output: int, memory_mib: int, scratch: Path) -> None:
+    """Be the child: what it prints is shown later, and SIGTERM makes it print its stack, whoever holds the lock."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGTERM, chain=True)
+    _os.set_limits(memory_mib * MIB)
+    os.environ["TMPDIR"] = str(scratch / "scratch")
+    code = 1
+    try:
+        importlib.import_module("dcmpool.worker").serve_child(channel, board)  # the codecs are the child's business
+        code = 0
+    except Exception:  # noqa: BLE001 - the border of a process: shown, and the end
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) -> int:
+    """Answer what the child asks until it ends, or its time does."""
+    reader = FROM_WORKER.reader()
+    begun = time.monotonic()
+    while True:
+        left = begun + limit_seconds - time.monotonic()
+        if left <= 0 or not select.select([channel], [], [], left)[0]:
+            return _end_it(board, pid, limit_seconds)
+        data = channel.recv(65536)
+        if not data:
+            print(f"the child ended by itself, in {_stage(board)}, after {time.monotonic() - begun:.2f} s")
+            return 1
+        for message in reader.feed(data):
+            match message:
+                case Ready():
+                    pass
+                case Inspected():
+                    engine = message.engine or "no engine"
+                    print(f"{message.transfer_syntax_uid}, {message.native_bytes:,} bytes native, {engine}", flush=True)
+                case Wants():
+                    channel.sendall(TO_WORKER.encode(Grant(message.job, 0.0)))
+                case Failed() | Left():
+                    print(f"{getattr(message, 'kind', 'nothing to do')}: {message.reason}")
+                    return int(isinstance(message, Failed))
+                case Written():
+                    print(f"{message.outcome}: {message.size:,} bytes, {message.seconds:.3f} s")
+                    return 0
+
+
+def _end_it(board: int, pid: int, limit_seconds: float) -> int:
+    """Say what holds the child up, have it print its stack, and leave it to be killed."""
+    stage = _stage(board)
+    before = diagnose.examine(pid)
+    print(f"no result within {limit_seconds:g} s, in {stage}: {diagnose.cause(before, stage)}; {before.text()}")
+    sys.stdout.flush()
+    os.kill(pid, signal.SIGTERM)
+    pidfd = os.pidfd_open(pid)
+    select.select([pidfd], [], [], _GRACE_SECONDS)
+    os.close(pidfd)
+    return 1
+
+
+def _stage(board: int) -> Stage:
+    index = os.pread(board, 1, 0)[0]
+    return _STAGES[index] if index < len(_STAGES) else Stage.INSPECT

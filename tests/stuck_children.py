@@ -1,0 +1,53 @@
+"""Children that get stuck for real while they decode, each in another way, when their file is named for it."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from dcmpool import engines, worker
+from tests import children
+
+
+def spin(*_: Any) -> list[bytes]:
+    """Spin in C with the GIL held."""
+    children.spin()
+    return []
+
+
+def full_pipe(*_: Any) -> list[bytes]:
+    """Write to a pipe that nobody drains."""
+    write = os.pipe()[1]
+    while True:
+        os.write(write, bytes(4096))
+
+
+def lock(*_: Any) -> list[bytes]:
+    """Wait for a lock that nobody releases."""
+    held = threading.Lock()
+    held.acquire()
+    held.acquire()
+    return []
+
+
+def program(*_: Any) -> list[bytes]:
+    """Wait for a program that spins."""
+    subprocess.run([sys.executable, "-c", "while True: pass"], check=True)
+    return []
+
+
+STUCK = {function.__name__: function for function in (spin, full_pipe, lock, program)}
+
+
+def serve_child(channel_fd: int, board: int) -> None:
+    """Do jobs as the real worker does, but for the decoding of files that name a way to get stuck."""
+    honest = engines.decode
+
+    def decode(name: str, instance: Any, source: Any, scratch: Path) -> Any:
+        stuck = STUCK.get(Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem)
+        return stuck() if stuck else honest(name, instance, source, scratch)
+
+    engines.decode = decode
+    worker.serve_child(channel_fd, board)

@@ -1,0 +1,82 @@
+"""Each way to get stuck, provoked for real, is read back from the evidence; and an attempt can be repeated."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcmpool import diagnose
+from tests.test_children import Run
+
+CAUSES = {
+    "spin": "spinning in the decoder",
+    "full_pipe": "blocked on a full pipe",
+    "lock": "waiting for a lock",
+    "program": "waiting for a program of its own, which is spinning in the decoder",
+}
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Run:
+    """A small series of good files."""
+    return Run(tmp_path)
+
+
+def kept(series: Run) -> list[tuple[dict[str, Any], Path]]:
+    """Return the diagnoses that are kept, with their folders."""
+    folders = sorted((series.target / ".dcmpool" / "evidence").iterdir())
+    return [(json.loads((folder / "diagnosis.json").read_text()), folder) for folder in folders]
+
+
+@pytest.mark.parametrize(("how", "cause"), CAUSES.items())
+def test_the_cause_of_a_kill(series: Run, how: str, cause: str) -> None:
+    """The report and the evidence name cause, stage and seconds; the stack is there though the GIL was held."""
+    series.add(how)
+    report = series.run("tests.stuck_children", limits={"attempt_seconds": 1.5})
+    (ending,) = report.failed
+    assert cause in ending.attempts[0].reason
+    assert "decode with" in ending.attempts[0].reason
+    diagnosis, folder = kept(series)[0]
+    assert (diagnosis["file"], diagnosis["cause"], diagnosis["stage"]) == (f"{how}.dcm", cause, "decode")
+    assert 1.4 < diagnosis["seconds"] < 4
+    assert diagnosis["versions"]["python-gdcm"]
+    assert "stuck_children" in (folder / "stack.txt").read_text()
+    assert not (folder / "source").exists()
+
+
+def test_the_source_is_copied_only_where_that_is_wanted(series: Run) -> None:
+    """Evidence holds no patient data otherwise."""
+    series.add("segfault")
+    series.run(work={"evidence_copy": True})
+    _, folder = kept(series)[0]
+    assert (folder / "source").read_bytes() == (series.source / "segfault.dcm").read_bytes()
+    assert "segfault" in (folder / "stack.txt").read_text().casefold()
+
+
+def test_an_attempt_can_be_repeated(series: Run) -> None:
+    """The command of the evidence runs, here on a file that is well again, and is bounded by its limit."""
+    series.add("hang_in_c")
+    series.run()
+    diagnosis, _ = kept(series)[0]
+    shutil.copy(series.source / "CT0001.dcm", series.source / "hang_in_c.dcm")
+    words = diagnosis["repeat"].split()
+    assert words[:4] == ["python", "-m", "dcmpool", "attempt"]
+    done = subprocess.run([sys.executable, *words[1:], "--limit", "20"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "decompressed" in done.stdout
+
+
+def test_looking_takes_no_time() -> None:
+    """Far below the 100 ms that a supervisor may spend on it."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        begun = time.monotonic()
+        for _ in range(20):
+            diagnose.examine(process.pid)
+        seconds = (time.monotonic() - begun) / 20
+        process.kill()
+    assert seconds < 0.05
