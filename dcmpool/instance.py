@@ -6,7 +6,7 @@ Promises: an `Instance` that is to be decompressed has all its Frames, each a wh
 the Image Pixel Module; what the native result will be is decided here, whatever engine comes after.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,16 +14,13 @@ from dcmpool import syntaxes
 from dcmpool.bigendian import Swapped
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, name, shows_vr, walk, walk_item
-from dcmpool.deflated import Inflated, inflated
+from dcmpool.deflated import Inflated
 from dcmpool.encapsulated import Frames, find_frames
+from dcmpool.encoded import check_frames
 from dcmpool.errors import Fault
 from dcmpool.filemeta import find_file_meta, is_big_endian
-from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged, reconcile
-from dcmpool.jpeg import walk_jpeg
-from dcmpool.jpeg2000 import walk_jpeg_2000
-from dcmpool.jpegxl import read_jpeg_xl
+from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.rle import walk_rle
 from dcmpool.source import Source, View
 
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
@@ -128,20 +125,33 @@ def inspect(source: Source) -> Instance:
     if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
         notes = damage if pixel_data is None else (*damage, *_check_native(source, elements, pixel_data))
         return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
-    return _compressed(source, uid, sop_class_uid, layout, pixel_data)
+    return _compressed(source, uid, sop_class_uid, layout, pixel_data, damage)
 
 
-def _compressed(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
+def _compressed(
+    source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element, damage: tuple[str, ...]
+) -> Instance:
     """Judge an instance whose Transfer Syntax says that its Pixel Data is encapsulated, and its icon."""
     if uid not in syntaxes.DECODABLE:
         raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
     if not shows_vr(source, layout.data_set):
         raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
     instance = _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
+    instance = replace(instance, notes=(*damage, *_lacking(source, layout), *instance.notes))
     icon = _icon(source, uid, layout.elements)
     if icon is None:
         return instance
     return replace(instance, icon=icon, memory_bytes=instance.memory_bytes + icon.instance.memory_bytes)
+
+
+def _lacking(source: Source, layout: Layout) -> Iterator[str]:
+    """Name what the data set should have and the result does not need, or what the result still has and should not."""
+    pixel_data = layout.elements[PIXEL_DATA]
+    if pixel_data.end == source.end and source.read(source.end - 8, 8) != b"\xfe\xff\xdd\xe0\x00\x00\x00\x00":
+        yield "the file ends without a Sequence Delimitation Item; no Frame is missing"
+    icon = layout.elements.get(ICON_IMAGE_SEQUENCE)
+    if icon is not None and icon.vr == b"UN":
+        yield "the Icon Image Sequence is of VR UN: left as it is"
 
 
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
@@ -170,7 +180,7 @@ def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, 
     image = read_image_pixel(source, layout.elements)
     extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
     frames = find_frames(source, pixel_data, image.number_of_frames, extended)
-    first, notes, flaw = _check_frames(source, uid, image, frames)
+    first, notes, flaw = check_frames(source, uid, image, frames)
     native_bytes = image.native_bytes
     if native_bytes > _MAX_NATIVE_BYTES:
         raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
@@ -213,74 +223,6 @@ def _icon(source: Source, uid: str, elements: Mapping[int, Element]) -> Icon | N
     return Icon(instance, sequence.value, end)
 
 
-def _check_frames(
-    source: Source, uid: str, image: ImagePixel, frames: Frames
-) -> tuple[Codestream, tuple[str, ...], str]:
-    """Check each Frame's codestream against the Image Pixel Module; give the first, what is to be told, the flaw."""
-    first: Codestream | None = None
-    flaw = ""
-    notes: dict[str, None] = {}
-    for index in range(len(frames)):
-        try:
-            found = read_codestream(frames.read(source, index), uid, image)
-            notes.update(dict.fromkeys(reconcile(image, uid, found)))
-            if first is not None and _character(found) != _character(first):
-                raise corrupt("its codestream is of another kind than that of Frame 1")
-        except Fault as fault:
-            raise Fault(fault.kind, f"Frame {index + 1} of {len(frames)}: {fault.reason}") from fault
-        if not found.ended and not flaw:
-            flaw = f"Frame {index + 1} of {len(frames)}: the JPEG stream ends without EOI; the file is truncated"
-        first = first or found
-    if first is None:
-        raise corrupt("the Pixel Data holds no Frame")
-    return first, tuple(notes), flaw
-
-
-def read_codestream(data: bytes, uid: str, image: ImagePixel) -> Codestream:
-    """Walk one encoded Frame; only padding may follow its end.
-
-    Raises
-    ------
-    Fault
-        CORRUPT or UNSUPPORTED.
-    """
-    if uid == syntaxes.RLE_LOSSLESS:
-        return walk_rle(data, image.rows, image.columns, image.samples_per_pixel, image.bits_allocated)
-    if uid in syntaxes.PLAIN:
-        return _plain(data, uid, image)
-    if uid in syntaxes.JPEG_XL:
-        return read_jpeg_xl(data)
-    found = walk_jpeg_2000(data) if uid in syntaxes.JPEG_2000 else walk_jpeg(data)
-    # PS3.5 A.4 pads to an even length with one 00; encoders are known to add more, or one FF.
-    rest = data[found.start + found.length :]
-    if rest.strip(b"\x00") and len(rest) > 1:
-        raise corrupt(f"{len(rest)} bytes that are no padding follow the end of the codestream")
-    return found
-
-
-def _plain(data: bytes, uid: str, image: ImagePixel) -> Codestream:
-    """Check one Frame of Encapsulated Uncompressed or Deflated Image Frame (PS3.5 A.4.11, A.4.13): its length alone
-    can tell anything."""
-    held = inflated(data, image.frame_bytes) if uid == syntaxes.DEFLATED_IMAGE_FRAME else data
-    if len(held) not in (image.frame_bytes, image.frame_bytes + image.frame_bytes % 2):
-        raise corrupt(f"the Frame has {len(held)} bytes, {image.frame_bytes} are due")
-    return Codestream(
-        kind="plain",
-        rows=image.rows,
-        columns=image.columns,
-        components=image.samples_per_pixel,
-        precision=image.bits_allocated,
-        signed=bool(image.pixel_representation),
-        start=0,
-        length=len(data),
-        lossless=True,
-    )
-
-
-def _character(found: Codestream) -> tuple[int, bool, str]:
-    return found.precision, found.signed, found.colour
-
-
 def _memory_bytes(image: ImagePixel, frames: Frames, native_bytes: int) -> int:
     """Estimate the peak of a decode that holds all Frames: codecs work on 32-bit samples, plug-ins copy twice."""
     samples = image.rows * image.columns * image.samples_per_pixel
@@ -302,6 +244,8 @@ def _elements(
                     raise corrupt(f"{name(element.tag)} is there twice")
                 kept[element.tag] = element
             offset = element.end
+        if offset < source.end:
+            return kept, (f"{source.end - offset} zeros follow the last element",)
     except Fault as fault:
         in_pixel_data = source.end - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
         if not tolerant or fault.kind is not FailureKind.CORRUPT or in_pixel_data:

@@ -2,11 +2,13 @@
 
 import os
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 
 from dcmpool.errors import Fault
@@ -57,9 +59,91 @@ def test_a_file_cut_anywhere_is_refused(uid: str, tmp_path: Path) -> None:
     made = encoded(uid, real_slice()[None, :24, :24])
     whole = made.to_bytes()
     path = tmp_path / "cut.dcm"
-    for length in range(len(whole) - len(reference.encapsulated(made.fragments)) + 1, len(whole)):
+    for length in range(len(whole) - len(reference.encapsulated(made.fragments)) + 1, len(whole) - 8):
         path.write_bytes(whole[:length])
         assert refusal(path).kind is FailureKind.CORRUPT, length
+
+
+@pytest.mark.parametrize("uid", ALL)
+def test_only_the_last_delimiter_may_be_lost(uid: str, tmp_path: Path) -> None:
+    frames = np.stack([real_slice(), real_slice()[::-1]])
+    whole = encoded(uid, frames).to_bytes()
+    path = tmp_path / "cut.dcm"
+    for lost in range(1, 9):
+        path.write_bytes(whole[:-lost])
+        assert inspected(path).notes == ("the file ends without a Sequence Delimitation Item; no Frame is missing",)
+    assert np.array_equal(pixels(decompress(path, tmp_path)), frames)
+    path.write_bytes(encoded(uid, frames, number_of_frames=3).to_bytes()[:-8])
+    assert "Number of Frames" in refusal(path).reason
+    path.write_bytes(whole[:-8] + b"\xfe\xff\xde")
+    assert refusal(path).kind is FailureKind.CORRUPT
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 7, 8, 9, 4096, 1 << 20])
+def test_zeros_after_the_last_element_are_kept(zeros: int, tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None], after=bytes(zeros)))
+    assert inspected(path).notes == (f"{zeros} zeros follow the last element",)
+    result = decompress(path, tmp_path)
+    assert result.read_bytes().endswith(real_slice().tobytes() + bytes(zeros))
+
+
+def test_gigabytes_of_zeros_are_refused_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None]))
+    os.truncate(path, 3 << 30)
+    begun = time.process_time()
+    assert "bytes that begin with zeros follow the last element" in refusal(path).reason
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize("after", [bytes(8) + b"\x01", bytes(9) + b"\xfc\xff\xfc\xff"])
+def test_zeros_that_something_follows_are_refused(after: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None], after=after))
+    assert "zeros lie where an element is due" in refusal(path).reason
+
+
+def header(path: Path, tag: int) -> int:
+    return int(pydicom.dcmread(path)[tag].value)
+
+
+STORED, HIGH_BIT, SIGN = 0x00280101, 0x00280102, 0x00280103
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm", "gdcmconv", "pylibjpeg"])
+@pytest.mark.parametrize("top", [1023, 1024])
+def test_bits_stored_becomes_what_the_samples_need(top: int, engine: str, tmp_path: Path) -> None:
+    frames = np.arange(2 * 16 * 16, dtype=np.uint16).reshape(2, 16, 16)
+    frames[1, 15, 15] = top
+    path = write(tmp_path, encoded(reference.JPEG_2000, frames, bits_stored=10))
+    result = decompress(path, tmp_path, engine)
+    assert np.array_equal(pixels(result), frames)
+    stored = 10 if top == 1023 else 16
+    assert (header(result, STORED), header(result, HIGH_BIT)) == (stored, stored - 1)
+
+
+@pytest.mark.parametrize(("low", "stored"), [(-512, 10), (-513, 16)])
+def test_signed_samples_need_their_sign(low: int, stored: int, tmp_path: Path) -> None:
+    frame = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
+    frame[0, 0] = low
+    result = decompress(write(tmp_path, encoded(reference.JPEG_2000, frame[None], bits_stored=10)), tmp_path)
+    assert np.array_equal(pixels(result)[0], frame)
+    assert header(result, STORED) == stored
+
+
+@pytest.mark.parametrize("uid", [reference.JPEG_2000, reference.HTJ2K])
+def test_a_signed_codestream_makes_the_result_signed(uid: str, tmp_path: Path) -> None:
+    signed = encoded(uid, real_slice()[None])
+    path = write(tmp_path, replace(signed, frames=signed.frames.view(np.uint16)))
+    result = decompress(path, tmp_path)
+    assert header(result, SIGN) == 1
+    assert np.array_equal(pixels(result)[0], real_slice())
+    assert inspected(path).notes == ("the codestream is signed, Pixel Representation was changed",)
+
+
+def test_a_codestream_without_signs_leaves_them_to_the_header(tmp_path: Path) -> None:
+    unsigned = encoded(reference.JPEG_2000, real_slice()[None].view(np.uint16))
+    result = decompress(write(tmp_path, replace(unsigned, frames=real_slice()[None])), tmp_path)
+    assert header(result, SIGN) == 1
+    assert np.array_equal(pixels(result)[0], real_slice())
 
 
 @pytest.mark.parametrize("uid", ALL)

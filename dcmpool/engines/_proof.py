@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from dcmpool import completeness, syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
+from dcmpool.encoded import read_codestream
 from dcmpool.engines import turbo
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
-from dcmpool.instance import Instance, read_codestream
+from dcmpool.instance import Instance
 from dcmpool.source import Source
 
 

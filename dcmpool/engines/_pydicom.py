@@ -11,11 +11,12 @@ from pydicom.uid import UID
 
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
+from dcmpool.encoded import read_codestream
 from dcmpool.engines._stderr import Printed, watched
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
-from dcmpool.instance import Instance, read_codestream
+from dcmpool.instance import Instance
 from dcmpool.model import FailureKind
 from dcmpool.source import Source
 

@@ -16,11 +16,12 @@ from typing import BinaryIO, Final
 from dcmpool import _os
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, corrupt, walk
+from dcmpool.encoded import read_codestream
 from dcmpool.engines._stderr import complaint
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import BITS_ALLOCATED, PLANAR_CONFIGURATION, ImagePixel
-from dcmpool.instance import Instance, read_codestream
+from dcmpool.instance import Instance
 from dcmpool.model import FailureKind
 from dcmpool.source import Source, open_source
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from dcmpool import syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
+from dcmpool.encoded import read_codestream
 from dcmpool.engines.frame import Decoded
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel, converts_colour
-from dcmpool.instance import Instance, read_codestream
+from dcmpool.instance import Instance
 from dcmpool.source import Source
 
 
