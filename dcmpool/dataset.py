@@ -138,7 +138,7 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
     """Give offset and length (bytes) of each item's value in encapsulated Pixel Data (PS3.5 A.4), Basic Offset
     Table first."""
     offset = pixel_data.value
-    while not lacks_delimitation(source, offset):
+    while True:
         tag, length = _item(source, offset)
         if tag == SEQUENCE_DELIMITATION:
             return
@@ -146,12 +146,6 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
             raise corrupt(f"Pixel Data holds {name(tag)} where an Item or its end is due")
         yield offset + 8, length
         offset += 8 + length
-
-
-def lacks_delimitation(source: Source, offset: int) -> bool:
-    """Tell whether the file ends at `offset`, or inside of a Sequence Delimitation Item that begins there."""
-    rest = source.end - offset
-    return rest < 8 and source.read(offset, rest) == b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"[:rest]
 
 
 def shows_vr(source: Source, offset: int) -> bool:
@@ -175,8 +169,9 @@ def _after_sequence(source: Source, offset: int, kind: int) -> int:
         if top in (_EXPLICIT_ITEM, _IMPLICIT_ITEM):
             offset = _element_of_item(source, offset, stack)
             continue
-        if top == _FRAGMENTS and len(stack) == 1 and lacks_delimitation(source, offset):
-            return source.end  # who counts the Frames tells whether any is missing
+        if top == _FRAGMENTS and source.end - offset < 8:
+            # All Frames may be there; whether elements stood after them nobody can tell.
+            raise corrupt("the file ends where a Sequence Delimitation Item is due: it is truncated")
         tag, length = _item(source, offset)
         if tag == SEQUENCE_DELIMITATION:
             stack.pop()

@@ -6,7 +6,7 @@ Promises: an `Instance` that is to be decompressed has all its Frames, each a wh
 the Image Pixel Module; what the native result will be is decided here, whatever engine comes after.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -129,7 +129,7 @@ def inspect(source: Source) -> Instance:
 
 
 def _compressed(
-    source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element, damage: tuple[str, ...]
+    source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element, notes: tuple[str, ...]
 ) -> Instance:
     """Judge an instance whose Transfer Syntax says that its Pixel Data is encapsulated, and its icon."""
     if uid not in syntaxes.DECODABLE:
@@ -137,21 +137,14 @@ def _compressed(
     if not shows_vr(source, layout.data_set):
         raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
     instance = _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
-    instance = replace(instance, notes=(*damage, *_lacking(source, layout), *instance.notes))
-    icon = _icon(source, uid, layout.elements)
-    if icon is None:
-        return instance
-    return replace(instance, icon=icon, memory_bytes=instance.memory_bytes + icon.instance.memory_bytes)
-
-
-def _lacking(source: Source, layout: Layout) -> Iterator[str]:
-    """Name what the data set should have and the result does not need, or what the result still has and should not."""
-    pixel_data = layout.elements[PIXEL_DATA]
-    if pixel_data.end == source.end and source.read(source.end - 8, 8) != b"\xfe\xff\xdd\xe0\x00\x00\x00\x00":
-        yield "the file ends without a Sequence Delimitation Item; no Frame is missing"
     icon = layout.elements.get(ICON_IMAGE_SEQUENCE)
     if icon is not None and icon.vr == b"UN":
-        yield "the Icon Image Sequence is of VR UN: left as it is"
+        notes = (*notes, "the Icon Image Sequence is of VR UN: left as it is")
+    instance = replace(instance, notes=(*notes, *instance.notes))
+    decoded = _icon(source, uid, layout.elements)
+    if decoded is None:
+        return instance
+    return replace(instance, icon=decoded, memory_bytes=instance.memory_bytes + decoded.instance.memory_bytes)
 
 
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"

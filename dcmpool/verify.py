@@ -243,7 +243,7 @@ def _item(fd: int, offset: int, limit: int) -> tuple[int, int]:
         inner = _part(fd, offset)
         if inner.tag == 0xFFFEE00D:
             return part.value, offset
-        offset = inner.value + inner.length if inner.length != _NO_LENGTH else _past_sequence(fd, inner, limit)
+        offset = inner.value + inner.length if inner.length != _NO_LENGTH else _past_sequence(fd, inner.value, limit)
     raise Fault(FailureKind.VERIFY, "the item of the Icon Image Sequence does not end")
 
 
@@ -265,7 +265,7 @@ def _elements(fd: int, offset: int, size: int) -> Iterator[_Part]:
         part = _part(fd, offset)
         _demand(part.tag > last, f"element {part.tag:08X} at byte {offset} is out of order")
         last = part.tag
-        offset = part.value + part.length if part.length != _NO_LENGTH else _past_sequence(fd, part, size)
+        offset = part.value + part.length if part.length != _NO_LENGTH else _past_sequence(fd, part.value, size)
         yield part._replace(end=offset)
     _demand(offset == size, "the last element does not end where the file does")
 
@@ -290,12 +290,10 @@ def _part(fd: int, offset: int) -> _Part:
     return _Part(tag, offset, offset + 8, int.from_bytes(head[4:8], "little"))
 
 
-def _past_sequence(fd: int, sequence: _Part, size: int) -> int:
+def _past_sequence(fd: int, offset: int, size: int) -> int:
     """Give the offset after a sequence of undefined length; the source's own inspection has read its inside."""
-    depth, offset = 1, sequence.value
+    depth = 1
     while depth:
-        if sequence.tag == 0x7FE00010 and size - offset < 8:
-            return size  # a source without its last delimiter; what is written has a length
         _demand(offset + 8 <= size, "a sequence does not end")
         part = _part(fd, offset)
         if part.tag in (0xFFFEE00D, 0xFFFEE0DD):

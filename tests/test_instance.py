@@ -59,24 +59,19 @@ def test_a_file_cut_anywhere_is_refused(uid: str, tmp_path: Path) -> None:
     made = encoded(uid, real_slice()[None, :24, :24])
     whole = made.to_bytes()
     path = tmp_path / "cut.dcm"
-    for length in range(len(whole) - len(reference.encapsulated(made.fragments)) + 1, len(whole) - 8):
+    for length in range(len(whole) - len(reference.encapsulated(made.fragments)) + 1, len(whole)):
         path.write_bytes(whole[:length])
         assert refusal(path).kind is FailureKind.CORRUPT, length
 
 
 @pytest.mark.parametrize("uid", ALL)
-def test_only_the_last_delimiter_may_be_lost(uid: str, tmp_path: Path) -> None:
+def test_a_lost_delimiter_is_named(uid: str, tmp_path: Path) -> None:
     frames = np.stack([real_slice(), real_slice()[::-1]])
     whole = encoded(uid, frames).to_bytes()
     path = tmp_path / "cut.dcm"
     for lost in range(1, 9):
         path.write_bytes(whole[:-lost])
-        assert inspected(path).notes == ("the file ends without a Sequence Delimitation Item; no Frame is missing",)
-    assert np.array_equal(pixels(decompress(path, tmp_path)), frames)
-    path.write_bytes(encoded(uid, frames, number_of_frames=3).to_bytes()[:-8])
-    assert "Number of Frames" in refusal(path).reason
-    path.write_bytes(whole[:-8] + b"\xfe\xff\xde")
-    assert refusal(path).kind is FailureKind.CORRUPT
+        assert "a Sequence Delimitation Item is due: it is truncated" in refusal(path).reason
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 7, 8, 9, 4096, 1 << 20])
