@@ -99,3 +99,10 @@ def test_the_registry_loads_no_codec() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_gdcmconv_gets_a_few_frames_at_a_time(tmp_path: Path) -> None:
+    frame = np.kron(real_slice(), np.ones((16, 16), np.int16))  # 8 MiB, so that five are two batches
+    frames = np.stack([np.roll(frame, turn, 0) for turn in range(5)])
+    path = write(tmp_path, encoded(reference.JPEG_LS, frames))
+    assert np.array_equal(pixels(decompress(path, tmp_path, "gdcmconv")), frames)

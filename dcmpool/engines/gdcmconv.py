@@ -29,11 +29,13 @@ _UID: Final = b"1.2.826.0.1.3680043.8.498.1"  # under pydicom's root; never leav
 # Ultrasound Multi-frame Image: GDCM does not write several signed Frames as Secondary Capture.
 _SOP_CLASS: Final = b"1.2.840.10008.5.1.4.1.1.3.1"
 _FILE_META_END: Final = 132 + 12
+_BATCH_BYTES: Final = 32 << 20
+"""Native bytes of the Frames that one process gets: it takes more than three times as much."""
 _SAID_BYTES: Final = 1 << 16
 
 
 def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decoded]:
-    """Run gdcmconv --raw on all Frames, then read its output Frame by Frame.
+    """Run gdcmconv --raw on a few Frames at a time, since it holds all it is given; read its output Frame by Frame.
 
     Raises
     ------
@@ -41,9 +43,18 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
         CORRUPT when it fails, prints anything, or gives Pixel Data of another size; UNSUPPORTED when it is missing.
     """
     binary = _binary()
+    count = max(1, _BATCH_BYTES // instance.frame_bytes)
+    for first in range(0, instance.number_of_frames, count):
+        batch = range(first, min(first + count, instance.number_of_frames))
+        with (scratch / "in.dcm").open("wb") as file:
+            _write_input(file, instance, source, batch)
+        _convert(binary, scratch)
+        with open_source(os.fsencode(scratch / "out.dcm")) as result:
+            yield from _read_output(result, instance, len(batch))
+
+
+def _convert(binary: Path, scratch: Path) -> None:
     given, made, said = scratch / "in.dcm", scratch / "out.dcm", scratch / "said.txt"
-    with given.open("wb") as file:
-        _write_input(file, instance, source)
     with said.open("wb") as output:
         # No session of its own: a kill of the worker's process group must reach it. Its output goes to a file,
         # since a pipe that nobody drains is one cause of the famous hang.
@@ -62,8 +73,6 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
         raise Fault(FailureKind.CRASHED, f"gdcmconv was killed by signal {-done.returncode}")
     if done.returncode or words:
         raise corrupt(f"gdcmconv exits {done.returncode}" + (f" and says: {words}" if words else ""))
-    with open_source(os.fsencode(made)) as result:
-        yield from _read_output(result, instance)
 
 
 def _binary() -> Path:
@@ -80,8 +89,8 @@ def _environment(binary: Path, scratch: Path) -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": str(binary.parent), "TMPDIR": str(scratch)}
 
 
-def _write_input(file: BinaryIO, instance: Instance, source: Source) -> None:
-    """Write a minimal image around the encoded Frames, one fragment each, with an empty offset table."""
+def _write_input(file: BinaryIO, instance: Instance, source: Source, batch: range) -> None:
+    """Write a minimal image around the Frames of these indices, one fragment each, with an empty offset table."""
     image, frames, codestream = instance.image, instance.frames, instance.codestream
     if image is None or frames is None or codestream is None:
         raise ValueError("nothing to decode")
@@ -94,9 +103,9 @@ def _write_input(file: BinaryIO, instance: Instance, source: Source) -> None:
         + _element(0x00020012, b"UI", _UID)
     )
     file.write(bytes(128) + b"DICM" + _element(0x00020000, b"UL", struct.pack("<L", len(meta))) + meta)
-    file.write(_header(image, codestream))
+    file.write(_header(image, codestream, len(batch)))
     file.write(struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0))
-    for index in range(len(frames)):
+    for index in batch:
         data = frames.read(source, index)
         found = read_codestream(data, uid, image)
         data = data[found.start : found.start + found.length]
@@ -105,7 +114,7 @@ def _write_input(file: BinaryIO, instance: Instance, source: Source) -> None:
     file.write(struct.pack("<HHL", 0xFFFE, 0xE0DD, 0))
 
 
-def _header(image: ImagePixel, codestream: Codestream) -> bytes:
+def _header(image: ImagePixel, codestream: Codestream, number_of_frames: int) -> bytes:
     stored = min(codestream.precision, image.bits_allocated)
     colour = image.photometric_interpretation
     numbers = {
@@ -123,7 +132,7 @@ def _header(image: ImagePixel, codestream: Codestream) -> bytes:
     if image.samples_per_pixel > 1:
         parts.append(_element(PLANAR_CONFIGURATION, b"US", struct.pack("<H", 0)))
     parts += [
-        _element(0x00280008, b"IS", str(image.number_of_frames).encode()),
+        _element(0x00280008, b"IS", str(number_of_frames).encode()),
         _element(0x00280010, b"US", struct.pack("<H", image.rows)),
         _element(0x00280011, b"US", struct.pack("<H", image.columns)),
         *(_element(tag, b"US", struct.pack("<H", number)) for tag, number in numbers.items()),
@@ -137,17 +146,17 @@ def _element(tag: int, vr: bytes, value: bytes) -> bytes:
     return head + (struct.pack("<2xL", len(value)) if vr == b"OB" else struct.pack("<H", len(value))) + value
 
 
-def _read_output(result: Source, instance: Instance) -> Iterator[Decoded]:
-    image = instance.image
+def _read_output(result: Source, instance: Instance, number_of_frames: int) -> Iterator[Decoded]:
+    image, due = instance.image, number_of_frames * instance.frame_bytes
     if image is None:
         raise ValueError("nothing to decode")
     meta_bytes = int.from_bytes(result.read(_FILE_META_END - 4, 4), "little")
     found = {element.tag: element for element in walk(result, _FILE_META_END + meta_bytes, explicit=True)}
     pixel_data = found.get(PIXEL_DATA)
-    if pixel_data is None or pixel_data.length not in (instance.native_bytes, instance.native_bytes + 1):
+    if pixel_data is None or pixel_data.length not in (due, due + 1):
         raise corrupt("gdcmconv gives Pixel Data of another size than is due")
     planar = found.get(PLANAR_CONFIGURATION)
     by_plane = image.samples_per_pixel > 1 and planar is not None and result.read(planar.value, 2) == b"\x01\x00"
-    for index in range(instance.number_of_frames):
+    for index in range(number_of_frames):
         data = result.read(pixel_data.value + index * instance.frame_bytes, instance.frame_bytes)
         yield Decoded(data, image.bits_allocated, int(by_plane))
