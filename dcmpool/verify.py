@@ -8,10 +8,11 @@ other elements are the source's own, byte for byte, but for the named ones. This
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import takewhile, zip_longest
 from typing import Final, NamedTuple
 
+import numpy as np
 import xxhash
 
 from dcmpool.byteorder import difference
@@ -52,6 +53,67 @@ def check(fd: int, source: Source, instance: Instance, written: Written) -> None
     else:
         _demand(size == source.size, "the copy has another size than the source")
         _demand(_digest(fd, 0, size) == written.digest, "the copy's digest differs from the source's")
+
+
+def check_second(fd: int, instance: Instance, frames: Iterable[bytes | memoryview]) -> None:
+    """Compare the native Frames in the file behind `fd` with `frames`, another engine's for the same `instance`.
+
+    `frames` are as `engines.decode` gives them: an icon's first, if `instance.icon` is there.
+
+    Raises
+    ------
+    Fault
+        VERIFY at the first Frame that differs by more than two right decoders may; and what `frames` raises.
+    OSError
+        As the target's storage gives it.
+    """
+    iterator = iter(frames)
+    if instance.icon is not None:
+        sequence = _found(_elements(fd, 132, os.fstat(fd).st_size), 0x00880200)
+        pixels = _found(_elements(fd, *_item(fd, sequence.value, sequence.end)), 0x7FE00010)
+        icon = next(iterator, b"")
+        data = os.pread(fd, pixels.length, pixels.value)[: len(icon)]
+        _check_frame(data, icon, instance.icon.instance, "the Icon Image")
+    begin = offset = _found(_elements(fd, 132, os.fstat(fd).st_size), 0x7FE00010).value
+    for number, frame in enumerate(iterator, 1):
+        native = os.pread(fd, len(frame), offset)
+        _check_frame(native, frame, instance, f"Frame {number} of {instance.number_of_frames}")
+        offset += len(frame)
+    _demand(offset == begin + instance.native_bytes, "the second decoder gives less Pixel Data than the first")
+
+
+def _check_frame(native: bytes, other: bytes | memoryview, instance: Instance, subject: str) -> None:
+    if native == other:
+        return
+    _demand(len(native) == len(other), f"{subject}: the second decoder gives another size")
+    image, allowed = instance.image, _allowed_error(instance)
+    if image is None or not allowed:
+        raise Fault(FailureKind.VERIFY, f"{subject}: a second decoder gives other pixels")
+    kind = f"<{'i' if image.pixel_representation else 'u'}{image.bits_allocated // 8}"
+    one, two = np.frombuffer(native, kind), np.frombuffer(other, kind)
+    error = 0
+    for start in range(0, len(one), _CHUNK_BYTES):
+        block = slice(start, start + _CHUNK_BYTES)
+        error = max(error, int(np.abs(one[block].astype(np.int64) - two[block]).max()))
+    _demand(
+        error <= allowed, f"{subject}: a second decoder gives samples that differ by {error}, {allowed} are allowed"
+    )
+
+
+def _allowed_error(instance: Instance) -> int:
+    """Give the greatest difference between samples of two right decoders; 0 for all that T.81, T.87 and T.800 settle
+    to the bit, near-lossless JPEG-LS among them.
+
+    A DCT or an irreversible wavelet may be off by 1 in either direction (T.83, T.803), so that two differ by 2; colour
+    comes from a difference in chrominance by a factor of up to 1.772, rounded.
+    """
+    image, found = instance.image, instance.codestream
+    if image is None or found is None:
+        return 0
+    transformed = found.kind in ("baseline", "extended", "progressive", "JPEG XL")
+    if not transformed and (found.kind != "JPEG 2000" or found.lossless):
+        return 0
+    return 2 if image.samples_per_pixel == 1 else 4
 
 
 def _demand(condition: bool, reason: str) -> None:
@@ -193,6 +255,13 @@ def _elements(fd: int, offset: int, size: int) -> Iterator[_Part]:
         offset = part.value + part.length if part.length != _NO_LENGTH else _past_sequence(fd, part.value, size)
         yield part._replace(end=offset)
     _demand(offset == size, "the last element does not end where the file does")
+
+
+def _found(parts: Iterator[_Part], tag: int) -> _Part:
+    part = next((part for part in parts if part.tag == tag), None)
+    if part is None:
+        raise Fault(FailureKind.VERIFY, f"element {tag:08X} is missing")
+    return part
 
 
 def _part(fd: int, offset: int) -> _Part:

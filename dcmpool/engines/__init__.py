@@ -64,6 +64,19 @@ ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in O
 SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
 
+_ONE_LIBRARY: Final[tuple[frozenset[str], ...]] = (
+    frozenset({"gdcm", "gdcmconv"}),  # GDCM: its own IJG libjpeg, CharLS 2.0, OpenJPEG 2.3
+    frozenset({"turbo", "pylibjpeg"}),  # OpenJPEG 2.5
+    frozenset({"turbo", "pyjpegls"}),  # CharLS 2.4
+)
+"""Engines whose decoders are one library in one release, for every Transfer Syntax that both of them have. Those of
+GDCM are other releases, years apart, of what the rest has, and the only other ones: an error that is as old as both
+is not found."""
+
+_ONE_UPSAMPLING: Final = frozenset(bytes.fromhex(factors) for factors in ("11", "111111", "211111", "221111", "411111"))
+"""The sampling factors (T.81 B.2.2) of JPEG for which decoders bring chrominance to full size alike. T.81 leaves it
+to them: with 4:4:0 GDCM repeats rows where libjpeg-turbo interpolates, and right samples differ by up to 88."""
+
 
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
     """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
@@ -72,6 +85,18 @@ def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str,
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order
+
+
+def second(instance: "Instance", first: str) -> tuple[str, ...]:
+    """Give the engines that can judge what `first` decoded, the best first; none where no other library can.
+
+    `verify.check_second` compares. An engine that refuses the Frames has said nothing: the next one may be asked.
+    """
+    found = instance.codestream
+    if found is None or (instance.transfer_syntax_uid in syntaxes.JPEG_LOSSY and found.sampling not in _ONE_UPSAMPLING):
+        return ()
+    kin = {first}.union(*(library for library in _ONE_LIBRARY if first in library))
+    return tuple(engine for engine in candidates(instance) if engine not in kin)
 
 
 def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
