@@ -30,8 +30,8 @@ class Phase(StrEnum):
     LOST = "lost"
 
 
-FORKSERVER_SECONDS = 60.0
-"""For the fork server to make a child: it may have to load the codecs first, from a disk that is cold or far away."""
+_FORKSERVER_STARTS = 3
+"""How many times `start_seconds` the fork server has to make a child: it may have to load the codecs first."""
 
 LEGAL: dict[Phase, tuple[type[Message], ...]] = {
     Phase.STARTING: (Ready,),
@@ -189,7 +189,7 @@ class Crew:
 
     def launch(self, now: float) -> None:
         """Begin a child's life."""
-        worker = Worker(self._next_id, deadline=now + FORKSERVER_SECONDS)
+        worker = Worker(self._next_id, deadline=now + _FORKSERVER_STARTS * self._limits.start_seconds)
         self._next_id += 1
         self._workers[worker.id] = worker
         self._emit(LaunchChild(worker.id))

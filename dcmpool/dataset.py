@@ -12,6 +12,7 @@ from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 from dcmpool.source import Source
 
+_PADDING_BYTES: Final = 1 << 20
 UNDEFINED: Final = 0xFFFFFFFF
 ITEM: Final = 0xFFFEE000
 ITEM_DELIMITATION: Final = 0xFFFEE00D
@@ -56,19 +57,42 @@ def name(tag: int) -> str:
 def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None) -> Iterator[Element]:
     """Give the elements of the data set from `offset` to `end` (that of the file), not those inside sequences.
 
+    Zeros may follow the last element of the file: it ends before them.
+
     Raises
     ------
     Fault
         CORRUPT where an element does not fit into the file.
     """
-    end = source.end if end is None else end
+    whole, end = end is None, source.end if end is None else end
     while offset < end:
+        if whole and is_padding(source, offset):
+            return
         element = element_at(source, offset, explicit=explicit)
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
             element = element._replace(end=_after_sequence(source, element.value, kind))
         yield element
         offset = element.end
+
+
+def is_padding(source: Source, offset: int) -> bool:
+    """Tell whether no element, but zeros to the end of the file, lie at `offset`: writers that allocate in blocks
+    leave them. There is no (0000,0000) in a data set (PS3.7 E: group 0000 is that of commands).
+
+    Raises
+    ------
+    Fault
+        CORRUPT where such zeros do not go on to the end, or are more than 1 MiB.
+    """
+    length = source.end - offset
+    if any(source.read(offset, min(length, 8))):
+        return False
+    if length > _PADDING_BYTES:
+        raise corrupt(f"{length} bytes that begin with zeros follow the last element, at byte {offset}")
+    if any(source.read(offset, length)):
+        raise corrupt(f"zeros lie where an element is due, at byte {offset}")
+    return True
 
 
 def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
@@ -114,7 +138,7 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
     """Give offset and length (bytes) of each item's value in encapsulated Pixel Data (PS3.5 A.4), Basic Offset
     Table first."""
     offset = pixel_data.value
-    while True:
+    while not lacks_delimitation(source, offset):
         tag, length = _item(source, offset)
         if tag == SEQUENCE_DELIMITATION:
             return
@@ -122,6 +146,12 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
             raise corrupt(f"Pixel Data holds {name(tag)} where an Item or its end is due")
         yield offset + 8, length
         offset += 8 + length
+
+
+def lacks_delimitation(source: Source, offset: int) -> bool:
+    """Tell whether the file ends at `offset`, or inside of a Sequence Delimitation Item that begins there."""
+    rest = source.end - offset
+    return rest < 8 and source.read(offset, rest) == b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"[:rest]
 
 
 def shows_vr(source: Source, offset: int) -> bool:
@@ -145,6 +175,8 @@ def _after_sequence(source: Source, offset: int, kind: int) -> int:
         if top in (_EXPLICIT_ITEM, _IMPLICIT_ITEM):
             offset = _element_of_item(source, offset, stack)
             continue
+        if top == _FRAGMENTS and len(stack) == 1 and lacks_delimitation(source, offset):
+            return source.end  # who counts the Frames tells whether any is missing
         tag, length = _item(source, offset)
         if tag == SEQUENCE_DELIMITATION:
             stack.pop()

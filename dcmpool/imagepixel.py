@@ -23,6 +23,7 @@ ROWS: Final = 0x00280010
 COLUMNS: Final = 0x00280011
 BITS_ALLOCATED: Final = 0x00280100
 BITS_STORED: Final = 0x00280101
+HIGH_BIT: Final = 0x00280102
 PIXEL_REPRESENTATION: Final = 0x00280103
 
 _ONE_SAMPLE: Final = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
@@ -125,9 +126,10 @@ def reconcile(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
 def _differences(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str]:
     """Name what decoders settle by the codestream, the header notwithstanding."""
     if found.signed != bool(image.pixel_representation) and found.kind == "JPEG 2000":
-        yield f"the codestream is {'signed' if found.signed else 'unsigned'}, Pixel Representation says otherwise"
+        changed = "signed, Pixel Representation was changed" if found.signed else "unsigned, Pixel Representation is 1"
+        yield f"the codestream is {changed}"
     if found.precision > image.bits_stored and found.kind == "JPEG 2000":
-        yield f"the codestream has {found.precision} bits a sample, Bits Stored is {image.bits_stored}"
+        yield f"the codestream has {found.precision} bits a sample, Bits Stored is {image.bits_stored} unless a sample needs more"
     if uid in syntaxes.LOSSLESS and found.lossless is False:
         yield "the Transfer Syntax is a lossless one, the codestream is lossy"
     if found.colour == "RGB" and image.photometric_interpretation.startswith("YBR"):
@@ -137,17 +139,21 @@ def _differences(image: ImagePixel, uid: str, found: Codestream) -> Iterator[str
 
 
 def rearranged(image: ImagePixel, uid: str, found: Codestream) -> ImagePixel:
-    """Give the module of the native result: colour by pixel, and RGB where the colour was transformed."""
+    """Give the module of the native result: colour by pixel, RGB where the colour was transformed, signed where a JPEG
+    2000 codestream is. Whether Bits Stored is too small for a sample only the samples tell: see `native`."""
     colour = image.photometric_interpretation
     if found.kind == "plain":
         return image
+    # An encoder that writes signs knew of them, and the codestream's account is what counts (PS3.5 8.2.4). One that
+    # writes none may not have known, as with JPEG: then the bits are what Pixel Representation says.
+    signed = image.pixel_representation or int(found.signed and found.kind == "JPEG 2000")
     if converts_colour(image, uid, found) or colour in ("YBR_RCT", "YBR_ICT", "XYB"):
         colour = "RGB"
     elif image.samples_per_pixel == 3 and uid in syntaxes.JPEG_XL and uid not in syntaxes.LOSSLESS:
         colour = "RGB"  # libjxl turns back whatever transform it finds in a lossy stream, or one made from JPEG
     elif colour == "YBR_FULL_422":  # the decoders give every pixel its own chrominance
         colour = "YBR_FULL"
-    return replace(image, photometric_interpretation=colour, planar_configuration=0)
+    return replace(image, photometric_interpretation=colour, planar_configuration=0, pixel_representation=signed)
 
 
 def converts_colour(image: ImagePixel, uid: str, found: Codestream) -> bool:

@@ -13,13 +13,21 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from dcmpool import syntaxes
 from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element
-from dcmpool.imagepixel import PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
+from dcmpool.imagepixel import (
+    BITS_STORED,
+    HIGH_BIT,
+    PHOTOMETRIC_INTERPRETATION,
+    PIXEL_REPRESENTATION,
+    PLANAR_CONFIGURATION,
+)
 from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, PIXEL_ELEMENTS, Icon, Instance, Layout
 from dcmpool.source import Source
 
@@ -36,12 +44,13 @@ _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 class Written:
     """What was written: bytes of the file, bytes of native Pixel Data (without the pad that was added), and the
     xxh3-128 digest (hex) of the latter, or for a copy of the whole file; `icon_digest` is that of a decoded Icon
-    Image."""
+    Image. `bits_stored` is there when samples are wider than Bits Stored says, and it was changed."""
 
     size: int
     native_bytes: int
     digest: str
     icon_digest: str = ""
+    bits_stored: int = 0
 
 
 def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
@@ -60,6 +69,7 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
     output = _Output(fd)
     output.write(source.read(0, 128) if layout.preamble else bytes(128))
     output.write(_file_meta(source, layout))
+    data_set = output.size
     if instance.frames is None:
         return _write_recoded(output, source, layout)
     frames = iter(frames)
@@ -72,10 +82,47 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
     pixel_data = layout.elements[PIXEL_DATA]
     output.write_all(_spliced(source, layout.data_set, pixel_data.start, changes))
     output.write(_pixel_data_head(instance))
-    digest = _write_frames(output, frames)
+    widths = _Widths(instance)
+    digest = _write_frames(output, widths.watched(frames))
     output.write(bytes(instance.native_bytes % 2))
     output.write_all(_chunks(source, pixel_data.end, source.end))
-    return Written(output.size, instance.native_bytes, digest, icon_digest)
+    if widths.exceeded:  # known only now; nothing before these elements changes its length
+        for tag, number in ((BITS_STORED, widths.bits), (HIGH_BIT, widths.bits - 1)):
+            if tag in layout.elements and layout.elements[tag].length == 2:
+                place = layout.elements[tag].value - layout.data_set + data_set
+                os.pwrite(fd, struct.pack("<H", number), place)
+    return Written(output.size, instance.native_bytes, digest, icon_digest, widths.bits if widths.exceeded else 0)
+
+
+class _Widths:
+    """Looks whether a sample of a JPEG 2000 codestream needs more bits than Bits Stored: then the header is wrong, and
+    `exceeded`; `bits` are those of the codestream. Many encoders write 16 around samples of 12: then it is not."""
+
+    def __init__(self, instance: Instance) -> None:
+        image, found = instance.result, instance.codestream
+        if image is None or found is None:
+            raise ValueError("nothing to write")
+        self.bits = min(found.precision, image.bits_allocated)
+        self.exceeded = False
+        self._image, self._signed = image, found.signed
+        self._watches = found.kind == "JPEG 2000" and found.precision > image.bits_stored
+
+    def watched(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        for frame in frames:
+            if self._watches and not self.exceeded:
+                self.exceeded = bool((~self._fit(frame)).any())
+            yield frame
+
+    def _fit(self, frame: bytes | memoryview) -> NDArray[np.bool_]:
+        image = self._image
+        kind = f"{'i' if image.pixel_representation else 'u'}{image.bits_allocated // 8}"
+        samples: NDArray[Any] = np.frombuffer(frame, f"<{kind}")
+        if not image.pixel_representation:
+            return (samples >> image.bits_stored) == 0
+        signs = samples >> (image.bits_stored - 1)
+        fit: NDArray[np.bool_] = (signs == 0) | (signs == -1)
+        # A codestream without signs: the bits above Bits Stored may hold the sign, or nothing.
+        return fit if self._signed else fit | (samples >> image.bits_stored == 0)
 
 
 def _write_recoded(output: "_Output", source: Source, layout: Layout) -> Written:
@@ -214,6 +261,9 @@ def _changes(source: Source, instance: Instance, layout: Layout) -> list[tuple[E
     planar = elements.get(PLANAR_CONFIGURATION)
     if planar is not None and planar.length and result.planar_configuration != image.planar_configuration:
         changes.append((planar, _with_value(source, planar, struct.pack("<H", result.planar_configuration))))
+    sign = elements.get(PIXEL_REPRESENTATION)
+    if sign is not None and sign.length and result.pixel_representation != image.pixel_representation:
+        changes.append((sign, _with_value(source, sign, struct.pack("<H", result.pixel_representation))))
     group_length = elements.get(_PIXEL_GROUP_LENGTH)
     if group_length is not None and group_length.length == 4:
         length = 12 + instance.native_bytes + instance.native_bytes % 2

@@ -509,14 +509,20 @@ class Pool:
         elif kind in _SOURCE_TROUBLE:
             self._tell(Discard((basename(unchecked.temp),)))
             self._end(self.jobs.failed(unchecked.job, attempt), now)
-        elif exhausted or kind in (FailureKind.VERIFY, FailureKind.LOST) or len(unchecked.attempts) >= MAX_OPINIONS:
-            self._tell(Discard((basename(unchecked.temp),)))
-            if exhausted:
-                attempt = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", "second opinion", 0.0)
-            self._end(self.jobs.refuted(unchecked, attempt), now)
+        elif kind is FailureKind.VERIFY:
+            self._refuse(unchecked, attempt, now)
+        elif exhausted or kind is FailureKind.LOST or len(unchecked.attempts) >= MAX_OPINIONS:
+            if not exhausted:
+                unchecked.attempts.append(attempt)
+            nobody = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", "second opinion", 0.0)
+            self._refuse(unchecked, nobody, now)
         else:
             unchecked.attempts.append(attempt)
             self.jobs.unchecked.append(unchecked)
+
+    def _refuse(self, unchecked: Unchecked, attempt: Attempt, now: float) -> None:
+        self._tell(Discard((basename(unchecked.temp),)))
+        self._end(self.jobs.refuted(unchecked, attempt), now)
 
     def _abandon(self, job: Job, unchecked: Unchecked | None) -> None:
         """Leave a job undone for the next run, and drop a result that nobody confirmed."""

@@ -294,7 +294,7 @@ class Opinion(Errand):
             self._enter(Stage.VERIFY)
             fd = os.open(self._order.result, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                verify.same_pixels(fd, source, instance, self._decode(source, instance))
+                verify.check_second(fd, instance, self._decode(source, instance))
             finally:
                 os.close(fd)
             source.check_unchanged()
@@ -311,11 +311,15 @@ def _take_over_metadata(fd: int, source: Source) -> None:
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def errand(order: Assign | Check, channel: Channel, board: int) -> Errand:
+    """Return what an order asks for."""
+    return Attempt(order, channel, board) if isinstance(order, Assign) else Opinion(order, channel, board)
+
+
 def serve_child(channel_fd: int, board: int) -> None:
     """Do jobs until the supervisor closes the channel."""
     channel = Channel(channel_fd)
     channel.send(Ready())
     while (order := channel.receive()) is not None:
         os.lseek(2, 0, os.SEEK_SET)  # what an earlier job printed is no evidence for this one
-        errand = Attempt(order, channel, board) if isinstance(order, Assign) else Opinion(order, channel, board)
-        channel.send(errand.run())
+        channel.send(errand(order, channel, board).run())

@@ -32,8 +32,8 @@ class Decoded:
 
 def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryview]:
     """Turn every decoded Frame into a native one; raise Fault(CORRUPT) if their number or content is wrong."""
-    image, codestream = instance.image, instance.codestream
-    if image is None or codestream is None:
+    image, codestream, result = instance.image, instance.codestream, instance.result
+    if image is None or codestream is None or result is None:
         raise ValueError("nothing to decode")
     converts = converts_colour(image, instance.transfer_syntax_uid, codestream)
     if codestream.kind == "plain" or image.bits_allocated == 1:
@@ -41,7 +41,7 @@ def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryvi
         return
     for number, decoded in enumerate(_counted(instance, frames), 1):
         try:
-            yield _native(decoded, image, codestream, converts=converts and not decoded.converted).data.cast("B")
+            yield _native(decoded, result, codestream, converts=converts and not decoded.converted).data.cast("B")
         except _WrongError as error:
             raise corrupt(f"Frame {number} of {instance.number_of_frames}: {error}") from error
 
