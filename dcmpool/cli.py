@@ -84,6 +84,14 @@ def run(
     ] = None,
     others: Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")] = False,
+    verify: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="structure, second (another engine must agree) or sample=1%. [structure]"),
+    ] = None,
+    sandbox: Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")] = None,
+    evidence_copy: Annotated[
+        bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.")
+    ] = False,
     files_from: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
@@ -104,7 +112,19 @@ def run(
     """
     try:
         _os.check_platform()
-        flags = _flags(workers, engine, limit, max_writers, max_inflight, others, overwrite)
+        flags: dict[str, dict[str, Any]] = {
+            "work": {
+                "workers": workers,
+                "engine": engine,
+                "others": others and others.value,
+                "overwrite": overwrite or None,
+                "verify": verify,
+                "evidence_copy": evidence_copy or None,
+            },
+            "limits": {"attempt_seconds": limit},
+            "gate": {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None},
+            "sandbox": {"mode": sandbox},
+        }
         settings = load(profile=profile or "", path=config, flags=flags)
         task = _task(source, output, in_place=in_place, files_from=files_from)
         _supervise(task, settings, as_json=as_json, quiet=quiet)
@@ -124,21 +144,6 @@ def attempt(
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
     raise typer.Exit(make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory))
-
-
-def _flags(
-    workers: int | None,
-    engine: str | None,
-    limit: float | None,
-    max_writers: int | None,
-    max_inflight: str | None,
-    others: Others | None,
-    overwrite: bool,
-) -> dict[str, dict[str, Any]]:
-    """Return what the command line says, as the configuration's sections have it."""
-    work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
-    gate = {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None}
-    return {"work": work, "limits": {"attempt_seconds": limit}, "gate": gate}
 
 
 def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:

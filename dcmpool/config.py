@@ -33,6 +33,7 @@ class Work(Section, frozen=True):
     engine: str = ""
     others: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
+    verify: Annotated[str, msgspec.Meta(pattern=r"^(|structure|second|sample=\d{1,3}(\.\d+)?%)$")] = ""
     evidence_copy: bool = False
     scan_ahead: Positive = 512
 
@@ -85,7 +86,14 @@ class Config(Section, frozen=True):
         """Return the settings that may decide whether a file fails."""
         limits = self.limits
         times = (limits.attempt_seconds, limits.floor_seconds, limits.slowest_mib_per_second)
-        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib}"
+        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib} verify={self.work.verify}"
+
+    def second_share(self, *, in_place: bool) -> float:
+        """Return the share of results, 0 to 1, that a second engine is to confirm."""
+        verify = self.work.verify or ("second" if in_place else "structure")
+        if verify.startswith("sample="):
+            return min(1.0, float(verify.removeprefix("sample=").removesuffix("%")) / 100)
+        return 1.0 if verify == "second" else 0.0
 
     def resolved(self) -> "Config":
         """Return the configuration with each 0 replaced by what this machine allows."""

@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from dcmpool.actions import Action, LaunchChild, SignalChild
 from dcmpool.config import Limits
-from dcmpool.jobs import Job
+from dcmpool.jobs import Job, Unchecked
 from dcmpool.model import FailureKind, Side
-from dcmpool.protocol import Failed, Inspected, Left, Message, Ready, Wants, Written
+from dcmpool.protocol import Checked, Failed, Inspected, Left, Message, Ready, Wants, Written
 
 _LOOK_SECONDS = 1.0
 """How often the kernel is asked about a child that takes long."""
@@ -30,13 +30,13 @@ class Phase(StrEnum):
     LOST = "lost"
 
 
-FORKSERVER_SECONDS = 60.0
-"""For the fork server to make a child: it may have to load the codecs first, from a disk that is cold or far away."""
+_FORKSERVER_STARTS = 3
+"""How many times `start_seconds` the fork server has to make a child: it may have to load the codecs first."""
 
 LEGAL: dict[Phase, tuple[type[Message], ...]] = {
     Phase.STARTING: (Ready,),
     Phase.IDLE: (),
-    Phase.BUSY: (Inspected, Wants, Written, Left, Failed),
+    Phase.BUSY: (Inspected, Wants, Written, Left, Checked, Failed),
     Phase.WAITING: (),
 }
 """Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""
@@ -52,6 +52,8 @@ class Worker:
     pid: int = 0
     jobs_begun: int = 0
     job: Job | None = None
+    unchecked: Unchecked | None = None
+    """What it is to check; then it makes no result."""
     temp: bytes = b""
     engine: str = ""
     stage: str = ""
@@ -88,6 +90,10 @@ class Worker:
             return False
         if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
             return False
+        if self.unchecked is None and isinstance(message, Checked):
+            return False
+        if self.unchecked is not None and (isinstance(message, Written | Left) or getattr(message, "writer", False)):
+            return False
         job = getattr(message, "job", None)
         return job is None or (self.job is not None and job == self.job.id)
 
@@ -95,6 +101,7 @@ class Worker:
         """Become busy with a job."""
         self.phase = Phase.BUSY
         self.job = job
+        self.unchecked = None
         self.temp = temp
         self.engine = self.stage = ""
         self.jobs_begun += 1
@@ -147,7 +154,7 @@ class Worker:
     def rest(self) -> None:
         """Become idle: the job is out of this child's hands."""
         self.phase = Phase.IDLE
-        self.job = None
+        self.job = self.unchecked = None
         self.temp = b""
         self.deadline = self.look_at = self.stalled_since = None
 
@@ -182,7 +189,7 @@ class Crew:
 
     def launch(self, now: float) -> None:
         """Begin a child's life."""
-        worker = Worker(self._next_id, deadline=now + FORKSERVER_SECONDS)
+        worker = Worker(self._next_id, deadline=now + _FORKSERVER_STARTS * self._limits.start_seconds)
         self._next_id += 1
         self._workers[worker.id] = worker
         self._emit(LaunchChild(worker.id))

@@ -46,6 +46,23 @@ class Job:
         return tuple(tried)
 
 
+@dataclass(slots=True, eq=False)
+class Unchecked:
+    """A result that waits for a second opinion, from another child than its maker and by another engine."""
+
+    job: Job
+    temp: bytes
+    written: Written
+    maker: int
+    attempts: list[Attempt] = field(default_factory=list)
+    """Opinions that could not be had."""
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The engines that need not be asked again."""
+        return tuple(attempt.engine for attempt in self.attempts)
+
+
 class Jobs:
     """The queue and all that is under way."""
 
@@ -63,6 +80,7 @@ class Jobs:
         """Jobs that are over, or put off to the end of the run, since the clerk was last told."""
         self.committing: dict[int, tuple[Job, Result]] = {}
         self.settling: dict[int, Ending] = {}
+        self.unchecked: deque[Unchecked] = deque()
 
     def __len__(self) -> int:
         """How many jobs are not over."""
@@ -127,6 +145,18 @@ class Jobs:
         if job:
             job.dispatched += 1
         return job
+
+    def next_unchecked(self, worker: int) -> Unchecked | None:
+        """Return the oldest result that this child may check."""
+        found = next((unchecked for unchecked in self.unchecked if unchecked.maker != worker), None)
+        if found:
+            self.unchecked.remove(found)
+        return found
+
+    def refuted(self, unchecked: Unchecked, attempt: Attempt) -> Ending:
+        """End a job whose result was not confirmed."""
+        unchecked.job.attempts += [*unchecked.attempts, attempt]
+        return self._end(unchecked.job)
 
     def put_back(self, job: Job) -> None:
         """Put a job first in the queue again: nothing that happened was its own doing."""

@@ -9,13 +9,16 @@ deadline to SIGKILL it is the grace and one wait; at the end no child is left th
 
 import signal
 from os.path import basename, join
+from zlib import crc32
+
+import msgspec
 
 from dcmpool.actions import Action, CloseChild, Examine, Look, Notice, SendTo, Tell
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew, Phase, Worker
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
 from dcmpool.gate import WriteGate
-from dcmpool.jobs import Job, Jobs
+from dcmpool.jobs import Job, Jobs, Unchecked
 from dcmpool.limit import Limit
 from dcmpool.model import RETRY, FailureKind, Outcome, Side, Then
 from dcmpool.protocol import (
@@ -23,6 +26,8 @@ from dcmpool.protocol import (
     Attempt,
     Begin,
     Begun,
+    Check,
+    Checked,
     Commit,
     Committed,
     Discard,
@@ -47,6 +52,9 @@ from dcmpool.protocol import (
 from dcmpool.report import Tally
 from dcmpool.stall import StorageWatch, Wait
 
+MAX_OPINIONS = 4
+"""Second engines that may fail to give an opinion on one result."""
+_SOURCE_TROUBLE = (FailureKind.READ, FailureKind.CHANGED)
 MAX_FAILED_STARTS = 3
 """Children in a row that end before they were given a job."""
 _REMEMBER_SECONDS = 1.0
@@ -79,6 +87,7 @@ class Pool:
         self.clerk_gave_up = False
         self._grant_bytes = config.gate.grant_mib * MIB
         self._limit = Limit(config.limits)
+        self._second_share = config.second_share(in_place=in_place)
         self.tally = tally
         self.jobs = Jobs()
         self.gate = WriteGate(config.gate.max_inflight_mib * MIB, config.gate.max_writers)
@@ -240,6 +249,9 @@ class Pool:
             return
         if worker.stalled_since is not None:
             worker.recover(now)
+        self._take_message(worker, message, now)
+
+    def _take_message(self, worker: Worker, message: Message, now: float) -> None:
         match message:
             case Ready():
                 worker.rest()
@@ -252,6 +264,8 @@ class Pool:
             case Left():
                 job = self._take_job(worker)
                 self._end(self.jobs.left(job, message), now)
+            case Checked():
+                self._confirmed(worker, message, now)
             case Failed():
                 worker.engine, worker.stage = message.engine, message.stage
                 self._failed(worker, message.kind, message.reason, now, exhausted=message.exhausted)
@@ -306,7 +320,7 @@ class Pool:
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
         elif worker.killed:
-            self.jobs.abandon(worker.job)  # killed because the run gave up, not for anything that it did
+            self._abandon(worker.job, worker.unchecked)  # killed because the run gave up, not for anything that it did
         elif code in _FROM_OUTSIDE:
             reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
             self._interrupted(worker, FailureKind.CRASHED, reason, now)
@@ -351,6 +365,12 @@ class Pool:
 
     def _dispatch(self, now: float) -> None:
         for worker in (worker for worker in self.crew if worker.is_free):
+            if unchecked := self.jobs.next_unchecked(worker.id):
+                self._assign_check(worker, unchecked, now)
+                continue
+            if self.jobs.unchecked and self.crew.living == 1:
+                self.crew.retire(worker, now)  # the only child cannot judge its own work
+                continue
             busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
             job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
             if job:
@@ -415,7 +435,13 @@ class Pool:
         temp = worker.temp
         job = self._take_job(worker)
         self._limit.learn(message.transfer_syntax_uid, message.native_bytes, message.seconds)
-        self._tell(Commit((self.jobs.written(job, temp, message),)))
+        if message.outcome is Outcome.DECOMPRESSED and crc32(job.path) < self._second_share * 2**32:
+            self.jobs.unchecked.append(Unchecked(job, temp, message, worker.id))
+        else:
+            self._commit(job, temp, message, now)
+
+    def _commit(self, job: Job, temp: bytes, written: Written, now: float) -> None:
+        self._tell(Commit((self.jobs.written(job, temp, written),)))
         self._commit_waits_since = self._commit_waits_since or now
 
     def _take_job(self, worker: Worker) -> Job:
@@ -437,16 +463,80 @@ class Pool:
         job = worker.job
         assert job is not None  # noqa: S101 - callers hold it
         if RETRY[kind].then is Then.STOP:
-            self.jobs.abandon(job)
+            self._abandon(job, worker.unchecked)
             self.stop(StoppedError(f"{reason}: make room"))
+            return
+        if worker.unchecked is not None:
+            self._not_confirmed(worker, worker.unchecked, kind, reason, now, exhausted=exhausted)
             return
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
         self._end(self.jobs.failed(job, attempt, exhausted=exhausted), now)
 
+    def _assign_check(self, worker: Worker, unchecked: Unchecked, now: float) -> None:
+        """Have a second engine look at a result; it gets the limit of an attempt."""
+        self._failed_starts = 0
+        job = unchecked.job
+        granted_bytes, _ = self.gate.offer(worker.id, self._grant_bytes)
+        worker.take(job, b"", self._limit.seconds("", 0), now)
+        worker.unchecked = unchecked
+        order = Check(
+            job=job.id,
+            source=join(self._base, job.path),
+            result=unchecked.temp,
+            first=unchecked.written.engine,
+            tried=unchecked.tried,
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            granted_bytes=granted_bytes,
+        )
+        self._actions.append(SendTo(worker.id, order))
+
+    def _confirmed(self, worker: Worker, message: Checked, now: float) -> None:
+        unchecked = worker.unchecked
+        assert unchecked is not None  # noqa: S101 - is_legal holds it
+        self._take_job(worker)
+        self.tally.confirmed += 1
+        self._commit(unchecked.job, unchecked.temp, unchecked.written, now)
+
+    def _not_confirmed(
+        self, worker: Worker, unchecked: Unchecked, kind: FailureKind, reason: str, now: float, *, exhausted: bool
+    ) -> None:
+        """A second engine differs, or gives no opinion: then another is asked, as long as there is one."""
+        attempt = Attempt(worker.engine, kind, reason, "second opinion", now - worker.begun)
+        if exhausted and not unchecked.attempts:
+            note = "not confirmed: there is no second engine for this Transfer Syntax"
+            written = msgspec.structs.replace(unchecked.written, notes=(*unchecked.written.notes[:15], note))
+            self._commit(unchecked.job, unchecked.temp, written, now)
+        elif kind in _SOURCE_TROUBLE:
+            self._tell(Discard((basename(unchecked.temp),)))
+            self._end(self.jobs.failed(unchecked.job, attempt), now)
+        elif kind is FailureKind.VERIFY:
+            self._refuse(unchecked, attempt, now)
+        elif exhausted or kind is FailureKind.LOST or len(unchecked.attempts) >= MAX_OPINIONS:
+            if not exhausted:
+                unchecked.attempts.append(attempt)
+            nobody = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", "second opinion", 0.0)
+            self._refuse(unchecked, nobody, now)
+        else:
+            unchecked.attempts.append(attempt)
+            self.jobs.unchecked.append(unchecked)
+
+    def _refuse(self, unchecked: Unchecked, attempt: Attempt, now: float) -> None:
+        self._tell(Discard((basename(unchecked.temp),)))
+        self._end(self.jobs.refuted(unchecked, attempt), now)
+
+    def _abandon(self, job: Job, unchecked: Unchecked | None) -> None:
+        """Leave a job undone for the next run, and drop a result that nobody confirmed."""
+        if unchecked is not None:
+            self._tell(Discard((basename(unchecked.temp),)))
+        self.jobs.abandon(job)
+
     def _interrupted(self, worker: Worker, kind: FailureKind, reason: str, now: float) -> None:
         assert worker.job is not None  # noqa: S101 - the caller holds it
         attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
-        self._end(self.jobs.interrupted(worker.job, attempt), now)
+        if worker.unchecked is not None:
+            self._not_confirmed(worker, worker.unchecked, attempt.kind, reason, now, exhausted=False)
+        else:
+            self._end(self.jobs.interrupted(worker.job, attempt), now)
 
     def _end(self, ending: Ending | None, now: float) -> None:
         """Count and journal an ending; None is a job that will be tried again."""
@@ -489,8 +579,8 @@ class Pool:
             reason = f"{worker.reason}; the worker cannot be killed: it hangs in the kernel"
             self._conclude(worker, FailureKind.LOST, reason, now)
         elif worker.job is not None:
-            self.jobs.abandon(worker.job)
-        worker.job = None
+            self._abandon(worker.job, worker.unchecked)
+        worker.job = worker.unchecked = None
 
     def _count_failed_start(self, worker: Worker, code: int | None) -> None:
         """Children that end before they were given anything: three in a row, and there is no point in a fourth."""
@@ -548,6 +638,9 @@ class Pool:
 
         The clerk is told last, since it has to sweep up after the children.
         """
+        while self.draining and self.jobs.unchecked:
+            unchecked = self.jobs.unchecked.popleft()
+            self._abandon(unchecked.job, unchecked)
         unacknowledged = (self.jobs.committing or self.jobs.settling) and not self.clerk_gave_up
         under_way = unacknowledged or any(worker.job is not None for worker in self.crew)
         if self.finishing or under_way or not (self.draining or self.jobs.is_over):

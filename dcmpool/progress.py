@@ -67,10 +67,10 @@ class Snapshot:
 
     def line(self) -> str:
         """Return the run in one line."""
-        total = f"{self.walked:,}" if self.walk_complete else f"{self.walked:,} found so far"
+        walk = "" if self.walk_complete else " found so far"
         pace = max(self.seconds, 0.001)
         parts = [
-            f"{self.ended:,} of {total} files",
+            f"{self.ended:,} of {self.walked:,} files{walk}",
             f"{size(self.native_bytes)} native",
             f"{self.ended / pace:,.0f} files/s",
             f"{size(self.source_bytes / pace)}/s read",

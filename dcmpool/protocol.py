@@ -1,7 +1,7 @@
 """What the processes say to each other: strict, size-limited frames, and no I/O.
 
-    supervisor --Assign, Grant--------------------------> worker
-               <-Ready, Inspected, Wants, Written, Left, Failed-
+    supervisor --Assign, Check, Grant-------------------> worker
+               <-Ready, Inspected, Wants, Written, Left, Checked, Failed-
     supervisor --Open, More, Begin, Commit, Settle, Discard, Finish--> clerk
                <-Opened, Refused, Found, Noted, Earlier, Scanned, Committed, Stopped, Finished-
     supervisor --Launch (with file descriptors)---------> fork server
@@ -71,6 +71,20 @@ class Assign(Message, frozen=True):
     granted_writer: bool
 
 
+class Check(Message, frozen=True):
+    """Decode the source by another engine and compare with the result: a second opinion."""
+
+    job: Count
+    source: bytes
+    result: bytes
+    first: str
+    """The engine that made the result."""
+    tried: tuple[str, ...]
+    """The engines that could not give an opinion."""
+    alarm_seconds: Seconds
+    granted_bytes: Count
+
+
 class Grant(Message, frozen=True):
     """What was asked for with `Wants`."""
 
@@ -131,6 +145,13 @@ class Left(Message, frozen=True):
     reason: Line
 
 
+class Checked(Message, frozen=True):
+    """The second engine gives the same picture."""
+
+    job: Count
+    engine: Name
+
+
 class Failed(Message, frozen=True):
     """This attempt gives no result."""
 
@@ -143,8 +164,8 @@ class Failed(Message, frozen=True):
     """No engine is left that was not tried: this is not an attempt, and the job is over."""
 
 
-ToWorker = Assign | Grant
-FromWorker = Ready | Inspected | Wants | Written | Left | Failed
+ToWorker = Assign | Check | Grant
+FromWorker = Ready | Inspected | Wants | Written | Left | Checked | Failed
 
 
 # --- supervisor -> clerk

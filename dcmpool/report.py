@@ -32,6 +32,8 @@ class Report(msgspec.Struct, frozen=True):
     native_bytes: int
     kills: int
     retries: int
+    confirmed: int
+    """Results whose picture a second engine confirmed."""
     seconds: float
     exit_code: int
     stopped: str = ""
@@ -51,6 +53,7 @@ class Report(msgspec.Struct, frozen=True):
             "native_bytes": self.native_bytes,
             "kills": self.kills,
             "retries": self.retries,
+            "confirmed": self.confirmed,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
             "stopped": self.stopped,
@@ -69,7 +72,7 @@ class Tally:
         self.notes: list[Line] = []
         self.native_bytes = 0
         self.source_bytes = 0
-        self.retries = 0
+        self.retries = self.confirmed = 0
         self.files_walked = self.bytes_walked = 0
 
     @property
@@ -132,6 +135,7 @@ class Tally:
             native_bytes=self.native_bytes,
             kills=kills,
             retries=self.retries,
+            confirmed=self.confirmed,
             seconds=seconds,
             exit_code=exit_code,
             stopped=stopped,

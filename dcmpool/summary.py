@@ -38,7 +38,8 @@ def print_summary(report: Report, console: "Console") -> None:
     print_failures(report, console)
     pace = report.native_bytes / max(report.seconds, 0.001)
     figures = [f"{duration(report.seconds)}", f"{size(report.native_bytes)} native", f"{size(pace)}/s"]
-    figures += [f"{n:,} {noun}" for n, noun in ((report.kills, "killed"), (report.retries, "retried")) if n]
+    counts = ((report.confirmed, "confirmed by a second engine"), (report.kills, "killed"), (report.retries, "retried"))
+    figures += [f"{count:,} {words}" for count, words in counts if count]
     console.print(", ".join(figures), markup=False, highlight=False)
     console.print(_verdict(report), markup=False, highlight=False, soft_wrap=True)
 

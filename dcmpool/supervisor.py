@@ -231,7 +231,7 @@ class Supervisor:
 
     def _on_channel(self, number: int) -> None:
         child = self._children.get(number)
-        if child is None or child.channel not in self._selector.get_map():
+        if child is None or number not in self._pool.crew or child.channel not in self._selector.get_map():
             return  # closed by an event of the same wait
         now = self._clock()
         try:

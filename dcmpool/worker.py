@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from dcmpool.protocol import (
     FROM_WORKER,
     TO_WORKER,
     Assign,
+    Check,
+    Checked,
     Failed,
     Grant,
     Inspected,
@@ -68,19 +71,19 @@ class Channel:
         return self._messages.pop(0)
 
 
-class Attempt:
-    """One attempt at one job: its grants, its stage, its clock."""
+class Errand(ABC):
+    """What a worker does for one order: its grants, its stage, its clock, and that it ends as one message."""
 
-    def __init__(self, order: Assign, channel: Channel, board: int) -> None:
-        self._order = order
+    def __init__(self, order: Assign | Check, channel: Channel, board: int) -> None:
+        self._job = order.job
+        self._path = order.source
         self._channel = channel
         self._board = board
         self._engine = ""
         self._bytes = order.granted_bytes
-        self._writer = order.granted_writer
+        self._writer = False
         self._alarm_seconds = order.alarm_seconds
         self._stage = Stage.INSPECT
-        self._write_seconds = 0.0
         self._begun = time.monotonic()
 
     def run(self) -> Message:
@@ -102,10 +105,89 @@ class Attempt:
         finally:
             _os.arm_alarm(0)
 
+    @abstractmethod
     def _work(self) -> Message:
+        """Do it; raise `Fault`, `MemoryError` or `OSError` (of the target) if it cannot be done."""
+
+    def _inspect(self, source: Source) -> Instance:
         self._enter(Stage.INSPECT)
-        with open_source(self._order.source) as source:
-            instance = inspect(source)
+        return inspect(source)
+
+    def _say_inspected(self, instance: Instance) -> None:
+        uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
+        self._channel.send(Inspected(self._job, uid, instance.native_bytes, self._engine))
+
+    def _decode(self, source: Source, instance: Instance) -> Iterator[bytes | memoryview]:
+        scratch = Path(os.environ["TMPDIR"])
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        return self._staged(engines.decode(self._engine, instance, source, scratch))
+
+    def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
+        iterator = iter(frames)
+        while True:
+            around = self._stage
+            self._enter(Stage.DECODE)
+            frame = next(iterator, None)
+            self._enter(around)
+            if frame is None:
+                return
+            yield frame
+
+    def _need_bytes(self, size: int, *, ask: bool) -> None:
+        """Have `size` bytes granted. A large instance asks even so, to learn the limit that goes with its size."""
+        if ask or size > self._bytes:
+            self._wait(Wants(self._job, bytes=size))
+            self._bytes, self._writer = size, False
+
+    def _need_writer(self) -> None:
+        if not self._writer:
+            self._wait(Wants(self._job, writer=True))
+            self._writer = True
+
+    def _wait(self, wants: Wants) -> None:
+        """Ask, and wait without limit: time at the gate is not this job's."""
+        _os.arm_alarm(0)
+        begun = time.monotonic()
+        self._channel.send(wants)
+        answer = self._channel.receive()
+        if not isinstance(answer, Grant):
+            os._exit(0)  # the supervisor is gone or past caring
+        self._alarm_seconds = answer.alarm_seconds
+        self._begun += time.monotonic() - begun
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the backstop, should the supervisor not be there to kill."""
+        _os.arm_alarm(self._alarm_seconds)
+
+    def _enter(self, stage: Stage) -> None:
+        self._stage = stage
+        os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
+
+    def _explained(self, fault: Fault) -> str:
+        """Return the reason; where the sandbox alone forbids to read a file, what to do about it."""
+        denied = fault.kind is FailureKind.READ and fault.reason.endswith(os.strerror(errno.EACCES))
+        if denied and os.access(self._path, os.R_OK):  # access(2) knows of permissions, not of Landlock
+            return "it leads out of what the sandbox lets a worker read; --sandbox off allows it"
+        return fault.reason
+
+    def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
+        return Failed(self._job, kind, reason[:2000], self._stage, self._engine, exhausted)
+
+
+class Attempt(Errand):
+    """One attempt at one job: from the source to a temp file."""
+
+    def __init__(self, order: Assign, channel: Channel, board: int) -> None:
+        super().__init__(order, channel, board)
+        self._order = order
+        self._writer = order.granted_writer
+        self._write_seconds = 0.0
+
+    def _work(self) -> Message:
+        with open_source(self._path) as source:
+            instance = self._inspect(source)
             if instance.outcome is Outcome.OTHER and self._order.skip_others:
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
@@ -117,14 +199,7 @@ class Attempt:
                 failed = self._choose_engine(instance)
                 if failed:
                     return failed
-            self._channel.send(
-                Inspected(
-                    self._order.job,
-                    instance.transfer_syntax_uid[:_UID_CHARACTERS],
-                    instance.native_bytes,
-                    self._engine,
-                )
-            )
+            self._say_inspected(instance)
             return self._produce(source, instance)
 
     def _choose_engine(self, instance: Instance) -> Failed | None:
@@ -146,9 +221,7 @@ class Attempt:
         frames: Iterable[bytes | memoryview] = ()
         if decompress:
             self._enter(Stage.DECODE)
-            scratch = Path(os.environ["TMPDIR"])
-            scratch.mkdir(mode=0o700, exist_ok=True)
-            frames = self._staged(engines.decode(self._engine, instance, source, scratch))
+            frames = self._decode(source, instance)
             if instance.flaw:
                 deque(frames, maxlen=0)
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
@@ -156,18 +229,6 @@ class Attempt:
                 frames = list(frames)
         self._need_writer()
         return self._write(source, instance, frames)
-
-    def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-        """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
-        iterator = iter(frames)
-        while True:
-            around = self._stage
-            self._enter(Stage.DECODE)
-            frame = next(iterator, None)
-            self._enter(around)
-            if frame is None:
-                return
-            yield frame
 
     def _write(self, source: Source, instance: Instance, frames: Iterable[bytes | memoryview]) -> Written:
         self._enter(Stage.WRITE)
@@ -209,50 +270,35 @@ class Attempt:
             notes=instance.notes[:16],
         )
 
-    def _need_bytes(self, size: int, *, ask: bool) -> None:
-        """Have `size` bytes granted. A large instance asks even so, to learn the limit that goes with its size."""
-        if ask or size > self._bytes:
-            self._wait(Wants(self._order.job, bytes=size))
-            self._bytes, self._writer = size, False
-
-    def _need_writer(self) -> None:
-        if not self._writer:
-            self._wait(Wants(self._order.job, writer=True))
-            self._writer = True
-
-    def _wait(self, wants: Wants) -> None:
-        """Ask, and wait without limit: time at the gate is not this job's."""
-        _os.arm_alarm(0)
-        begun = time.monotonic()
-        self._channel.send(wants)
-        answer = self._channel.receive()
-        if not isinstance(answer, Grant):
-            os._exit(0)  # the supervisor is gone or past caring
-        self._alarm_seconds = answer.alarm_seconds
-        self._begun += time.monotonic() - begun
-        self._arm()
-
-    def _arm(self) -> None:
-        """Set the backstop, should the supervisor not be there to kill."""
-        _os.arm_alarm(self._alarm_seconds)
-
-    def _enter(self, stage: Stage) -> None:
-        self._stage = stage
-        os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
-
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
         return Left(self._order.job, outcome, uid, source.size, stored_time(source.mtime_ns), reason)
 
-    def _explained(self, fault: Fault) -> str:
-        """Return the reason; where the sandbox alone forbids to read a file, what to do about it."""
-        denied = fault.kind is FailureKind.READ and fault.reason.endswith(os.strerror(errno.EACCES))
-        if denied and os.access(self._order.source, os.R_OK):  # access(2) knows of permissions, not of Landlock
-            return "it leads out of what the sandbox lets a worker read; --sandbox off allows it"
-        return fault.reason
 
-    def _failed(self, kind: FailureKind, reason: str, *, exhausted: bool = False) -> Failed:
-        return Failed(self._order.job, kind, reason[:2000], self._stage, self._engine, exhausted)
+class Opinion(Errand):
+    """A second engine's opinion on a result."""
+
+    def __init__(self, order: Check, channel: Channel, board: int) -> None:
+        super().__init__(order, channel, board)
+        self._order = order
+
+    def _work(self) -> Message:
+        with open_source(self._path) as source:
+            instance = self._inspect(source)
+            names = [name for name in engines.second(instance, self._order.first) if name not in self._order.tried]
+            if not names:
+                return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
+            self._engine = names[0]
+            self._say_inspected(instance)
+            self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
+            self._enter(Stage.VERIFY)
+            fd = os.open(self._order.result, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                verify.check_second(fd, instance, self._decode(source, instance))
+            finally:
+                os.close(fd)
+            source.check_unchanged()
+        return Checked(self._job, self._engine)
 
 
 def _take_over_metadata(fd: int, source: Source) -> None:
@@ -265,10 +311,15 @@ def _take_over_metadata(fd: int, source: Source) -> None:
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def errand(order: Assign | Check, channel: Channel, board: int) -> Errand:
+    """Return what an order asks for."""
+    return Attempt(order, channel, board) if isinstance(order, Assign) else Opinion(order, channel, board)
+
+
 def serve_child(channel_fd: int, board: int) -> None:
     """Do jobs until the supervisor closes the channel."""
     channel = Channel(channel_fd)
     channel.send(Ready())
     while (order := channel.receive()) is not None:
         os.lseek(2, 0, os.SEEK_SET)  # what an earlier job printed is no evidence for this one
-        channel.send(Attempt(order, channel, board).run())
+        channel.send(errand(order, channel, board).run())

@@ -8,14 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dcmpool import engines
 from dcmpool.model import FailureKind, Outcome, Stage
-from dcmpool.protocol import FROM_WORKER, Assign, Failed, Ready, Wants, Written
-from dcmpool.worker import Attempt, Channel
+from dcmpool.protocol import FROM_WORKER, Assign, Check, Failed, Ready, Wants, Written
+from dcmpool.worker import Channel, errand
 
 _HOLDING_THE_GIL = ctypes.PyDLL(None)  # unlike CDLL, it keeps the lock while the C function runs
 
@@ -179,12 +179,37 @@ def slow_write(channel: Channel, order: Assign) -> None:
         os.fsync = honest
 
 
-BEHAVIOURS: dict[str, Callable[[Channel, Assign], None]] = {
+def wrong_picture(channel: Channel, order: Assign | Check) -> None:
+    """Have the engine give a wrong picture without a word; the second opinion is honest."""
+    if isinstance(order, Check):
+        return _do(channel, order)
+    honest = engines.decode
+
+    def decode(*arguments: Any) -> Iterator[bytes]:
+        for frame in honest(*arguments):
+            yield bytes([frame[0] ^ 1]) + bytes(frame[1:])
+
+    engines.decode = decode  # type: ignore[assignment]  # as above
+    try:
+        _do(channel, order)
+    finally:
+        engines.decode = honest
+
+
+def crash_at_check(channel: Channel, order: Assign | Check) -> None:
+    """Make a good result, and die each time that an opinion on it is asked for."""
+    if isinstance(order, Check):
+        os.abort()
+    _do(channel, order)
+
+
+BEHAVIOURS: dict[str, Callable[[Channel, Any], None]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         segfault, hang_in_c, spin_in_c, ignore_sigterm, stop_itself, exit_quietly, exit_with_code, abort, kill_itself,
         kill_parent, garbage, half_a_frame, huge_message, wrong_id, ready_again, wants_everything, lie, close_channel,
-        flood, grandchild, grandchild_and_crash, eat_memory, half_a_file, slow_write,
+        flood, grandchild, grandchild_and_crash, eat_memory, half_a_file, slow_write, wrong_picture,
+        crash_at_check,
     )
 }  # fmt: skip
 
@@ -193,8 +218,8 @@ def _written(order: Assign) -> Written:
     return Written(order.job, Outcome.DECOMPRESSED, "gdcm", "1.2", 1, 1, 1, 1, 1, "00", 0.1, 0.1)
 
 
-def _do(channel: Channel, order: Assign) -> None:
-    channel.send(Attempt(order, channel, _board).run())
+def _do(channel: Channel, order: Assign | Check) -> None:
+    channel.send(errand(order, channel, _board).run())
 
 
 _board = -1

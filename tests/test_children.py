@@ -146,3 +146,40 @@ def test_a_fork_server_that_cannot_start(series: Run) -> None:
     report = series.run(module="tests.no_such_module")
     assert report.exit_code == LaunchError.exit_code
     assert "no_such_module" in report.stopped
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_engine_confirms_every_result(series: Run, workers: int) -> None:
+    """With `--verify second` each result is judged by another engine in another child, even if there is but one."""
+    report = series.run(work={"verify": "second", "workers": workers})
+    assert report.exit_code == 0
+    assert (report.confirmed, report.counts[Outcome.DECOMPRESSED]) == (GOOD, GOOD)
+    assert report.notes == []
+
+
+def test_a_wrong_picture_that_an_engine_swears_to_is_found_by_the_second(series: Run) -> None:
+    """Nothing but a second opinion can see it; then it is a failure, and no file of that name appears."""
+    series.add("wrong_picture")
+    report = series.run(work={"verify": "second"})
+    (ending,) = report.failed
+    assert (ending.path, ending.kind) == (b"wrong_picture.dcm", FailureKind.VERIFY)
+    assert not (series.target / "wrong_picture.dcm").exists()
+    assert report.confirmed == GOOD
+
+
+def test_a_second_opinion_that_cannot_be_had_is_no_confirmation(series: Run) -> None:
+    """Its children die, each other engine is asked, and in the end the result is not called done."""
+    series.add("crash_at_check")
+    report = series.run(work={"verify": "second"})
+    (ending,) = report.failed
+    assert (ending.path, ending.kind) == (b"crash_at_check.dcm", FailureKind.VERIFY)
+    assert FailureKind.CRASHED in {attempt.kind for attempt in ending.attempts}
+    assert not (series.target / "crash_at_check.dcm").exists()
+
+
+@pytest.mark.parametrize(("share", "confirmed"), [("sample=0%", 0), ("sample=100%", GOOD)])
+def test_a_sample_is_confirmed(series: Run, share: str, confirmed: int) -> None:
+    """The share says how many results get a second opinion."""
+    report = series.run(work={"verify": share})
+    assert report.exit_code == 0
+    assert report.confirmed == confirmed

@@ -85,6 +85,7 @@ def test_the_report_says_all_that_came_of_the_run() -> None:
         "native_bytes": 2 * 2 * 1024 * 1024,
         "kills": 3,
         "retries": 4,
+        "confirmed": 0,
         "seconds": 1.235,
         "exit_code": 1,
         "stopped": "",

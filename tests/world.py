@@ -48,10 +48,12 @@ MAX_DISPATCHES = MAX_ATTEMPTS + 2
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
 
-def config(*, workers: int = 2, max_writers: int = 2, max_lost: int = 1, others: str = "copy") -> Config:
+def config(
+    *, workers: int = 2, max_writers: int = 2, max_lost: int = 1, others: str = "copy", verify: str = "structure"
+) -> Config:
     """Return settings in binary fractions of seconds, so that the simulated clock meets deadlines exactly."""
     return Config(
-        work=Work(workers=workers, scan_ahead=4, others="skip" if others == "skip" else "copy"),
+        work=Work(workers=workers, scan_ahead=4, others="skip" if others == "skip" else "copy", verify=verify),
         limits=Limits(
             floor_seconds=8.0,
             slowest_mib_per_second=1.0,
