@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import pytest
 
@@ -97,7 +98,21 @@ def test_nobody_judges_by_the_same_library(tmp_path: Path) -> None:
         assert len(others) == 2
 
 
-@pytest.mark.parametrize("made", [lossy_colour("440"), encoded(reference.HTJ2K, SLICE[None])], ids=["4:4:0", "HTJ2K"])
+def seven_bits() -> Made:
+    frame = (UNSIGNED >> 5).astype(np.uint8)
+    size = {"rows": 128, "columns": 128, "samples_per_pixel": 1, "bits_stored": 7, "planar_configuration": 0}
+    stream = jpeg_ls.encode_pixel_data(frame.tobytes(), 0, **size)
+    return Made(reference.JPEG_LS, frame[None], [bytes(stream)], bits_stored=7)
+
+
+ALONE = {
+    "4:4:0": lossy_colour("440"),
+    "HTJ2K": encoded(reference.HTJ2K, SLICE[None]),
+    "JPEG-LS of 7 bits": seven_bits(),
+}
+
+
+@pytest.mark.parametrize("made", ALONE.values(), ids=ALONE)
 def test_where_nobody_can_judge_nobody_is_asked(made: Made, tmp_path: Path) -> None:
     with open_source(os.fsencode(write(tmp_path, made))) as source:
         assert engines.second(inspect(source), "turbo") == ()

@@ -95,6 +95,8 @@ def second(instance: "Instance", first: str) -> tuple[str, ...]:
     found = instance.codestream
     if found is None or (instance.transfer_syntax_uid in syntaxes.JPEG_LOSSY and found.sampling not in _ONE_UPSAMPLING):
         return ()
+    if found.kind == "JPEG-LS" and found.precision in (6, 7):
+        return ()  # GDCM decodes no such stream, and there is no other library
     kin = {first}.union(*(library for library in _ONE_LIBRARY if first in library))
     return tuple(engine for engine in candidates(instance) if engine not in kin)
 
