@@ -89,6 +89,7 @@ class Errand(ABC):
     def run(self) -> Message:
         """Do the job and return the message that ends it."""
         self._arm()
+        self._enter(Stage.INSPECT)
         try:
             return self._work()
         except Fault as fault:
@@ -108,10 +109,6 @@ class Errand(ABC):
     @abstractmethod
     def _work(self) -> Message:
         """Do it; raise `Fault`, `MemoryError` or `OSError` (of the target) if it cannot be done."""
-
-    def _inspect(self, source: Source) -> Instance:
-        self._enter(Stage.INSPECT)
-        return inspect(source)
 
     def _say_inspected(self, instance: Instance) -> None:
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
@@ -187,7 +184,7 @@ class Attempt(Errand):
 
     def _work(self) -> Message:
         with open_source(self._path) as source:
-            instance = self._inspect(source)
+            instance = inspect(source)
             if instance.outcome is Outcome.OTHER and self._order.skip_others:
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
@@ -284,7 +281,7 @@ class Opinion(Errand):
 
     def _work(self) -> Message:
         with open_source(self._path) as source:
-            instance = self._inspect(source)
+            instance = inspect(source)
             names = [name for name in engines.second(instance, self._order.first) if name not in self._order.tried]
             if not names:
                 return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
