@@ -502,7 +502,8 @@ class Pool:
     ) -> None:
         """A second engine differs, or gives no opinion: then another is asked, as long as there is one."""
         attempt = Attempt(worker.engine, kind, reason, "second opinion", now - worker.begun)
-        if exhausted and not unchecked.attempts:
+        nobody_is_left = exhausted and kind is FailureKind.UNSUPPORTED
+        if nobody_is_left and not unchecked.attempts:
             note = "not confirmed: there is no second engine for this Transfer Syntax"
             written = msgspec.structs.replace(unchecked.written, notes=(*unchecked.written.notes[:15], note))
             self._commit(unchecked.job, unchecked.temp, written, now)
@@ -511,8 +512,8 @@ class Pool:
             self._end(self.jobs.failed(unchecked.job, attempt), now)
         elif kind is FailureKind.VERIFY:
             self._refuse(unchecked, attempt, now)
-        elif exhausted or kind is FailureKind.LOST or len(unchecked.attempts) >= MAX_OPINIONS:
-            if not exhausted:
+        elif nobody_is_left or kind is FailureKind.LOST or len(unchecked.attempts) >= MAX_OPINIONS:
+            if not nobody_is_left:
                 unchecked.attempts.append(attempt)
             nobody = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", "second opinion", 0.0)
             self._refuse(unchecked, nobody, now)

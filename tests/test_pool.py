@@ -1,6 +1,7 @@
 """`Pool` in a simulated world: a state machine that does the worst to it, and the main flows as examples."""
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from dcmpool.config import MIB
 from dcmpool.crew import Phase
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.pool import MAX_OPINIONS
 from dcmpool.protocol import (
     Assign,
     Begin,
+    Check,
+    Checked,
     Commit,
     Discard,
     Failed,
@@ -24,12 +28,13 @@ from dcmpool.protocol import (
     Message,
     More,
     Ready,
+    Result,
     Scanned,
     Settle,
     Stopped,
     Wants,
 )
-from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, items, written
+from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, good, items, written
 
 CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGALRM, None])
 KINDS = st.sampled_from(list(FailureKind))
@@ -37,6 +42,7 @@ OUTCOMES = st.sampled_from(list(Outcome))
 ENGINES = st.sampled_from(["gdcm", "gdcmconv", "pylibjpeg", ""])
 FILES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "there is a file"])), min_size=0, max_size=7)
 SIZES = st.sampled_from([0, 2 * MIB, 32 * MIB])
+HOW = st.sampled_from(["structure", "second", "second", "sample=50%"])
 PICK = st.integers(0, 7)
 
 
@@ -53,6 +59,7 @@ def messages(draw: st.DrawFn, jobs: st.SearchStrategy[int]) -> Message:
             st.builds(Wants, st.just(job), bytes=st.sampled_from([0, MIB, 3 * MIB, 4 * MIB, 64 * MIB])),
             st.just(Wants(job, writer=True)),
             st.builds(written, st.just(job), OUTCOMES),
+            st.builds(Checked, st.just(job), ENGINES),
             st.builds(Left, st.just(job), OUTCOMES, st.just(""), st.just(1), st.just(1), st.just("by design")),
             st.builds(
                 Failed, st.just(job), KINDS, st.just("why"), st.sampled_from(list(Stage)), ENGINES, st.booleans()
@@ -72,14 +79,22 @@ class PoolMachine(RuleBasedStateMachine):
         workers=st.integers(1, 3),
         max_writers=st.integers(1, 2),
         others=st.sampled_from(["copy", "skip"]),
+        verify=HOW,
         in_place=st.booleans(),
         rounds=st.integers(0, 4),
     )
     def begin(
-        self, files: list[tuple[int, str]], workers: int, max_writers: int, others: str, in_place: bool, rounds: int
+        self,
+        files: list[tuple[int, str]],
+        workers: int,
+        max_writers: int,
+        others: str,
+        verify: str,
+        in_place: bool,
+        rounds: int,
     ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
-        limits = config(workers=workers, max_writers=max_writers, others=others)
+        limits = config(workers=workers, max_writers=max_writers, others=others, verify=verify)
         self.world = World(found, limits, in_place=in_place)
         for _ in range(rounds):
             self.world.behave_once()
@@ -140,7 +155,54 @@ class PoolMachine(RuleBasedStateMachine):
     def done(self, pick: int) -> None:
         child = self.child(pick)
         if child and child.order and not child.wants:
-            self.world.say(child, written(child.order.job))
+            self.world.say(child, good(child.order))
+
+    @rule()
+    @precondition(has_children)
+    def all_done(self) -> None:
+        for child in list(self.world.children.values()):
+            if child.order and not child.wants:
+                self.world.say(child, good(child.order))
+
+    # --- second opinions, to which the run is brought first
+
+    def checking(self, pick: int) -> SimChild | None:
+        for _ in range(4):
+            children = [c for c in self.world.children.values() if isinstance(c.order, Check) and not c.doomed]
+            if children:
+                return children[pick % len(children)]
+            self.world.behave_once(opinions=False)
+        return None
+
+    @rule(pick=PICK)
+    def no_second_engine(self, pick: int) -> None:
+        child = self.checking(pick)
+        if child and child.order and not child.wants:
+            failed = Failed(child.order.job, FailureKind.UNSUPPORTED, "none", Stage.INSPECT, "", exhausted=True)
+            self.world.say(child, failed)
+
+    @rule(pick=PICK, kind=KINDS, engine=ENGINES, exhausted=st.booleans())
+    def no_opinion(self, pick: int, kind: FailureKind, engine: str, exhausted: bool) -> None:
+        child = self.checking(pick)
+        if child and child.order and not child.wants:
+            self.world.say(child, Failed(child.order.job, kind, "why", Stage.VERIFY, engine, exhausted))
+
+    @rule(pick=PICK, data=st.data())
+    def anything_at_a_check(self, pick: int, data: st.DataObject) -> None:
+        child = self.checking(pick)
+        if child and child.order and not child.wants:
+            self.world.say(child, data.draw(messages(st.just(child.order.job))))
+
+    @rule(pick=PICK, code=CODES, status_after=st.sampled_from([0.0, 0.125]))
+    def die_at_a_check(self, pick: int, code: int | None, status_after: float) -> None:
+        if child := self.checking(pick):
+            self.world.die(child, code, status_after=status_after)
+
+    @rule(pick=PICK, unkillable=st.booleans(), seconds=st.sampled_from([8.0, 16.0]))
+    def hang_at_a_check(self, pick: int, unkillable: bool, seconds: float) -> None:
+        if child := self.checking(pick):
+            child.unkillable = unkillable and child.alive
+            self.world.advance(seconds)
 
     @rule(pick=PICK, kind=KINDS, engine=ENGINES, exhausted=st.booleans())
     @precondition(has_children)
@@ -306,7 +368,13 @@ def busy(world: World) -> list[SimChild]:
 
 def order(child: SimChild) -> Assign:
     """Return the job of a child."""
-    assert child.order
+    assert isinstance(child.order, Assign)
+    return child.order
+
+
+def check(child: SimChild) -> Check:
+    """Return the check of a child."""
+    assert isinstance(child.order, Check)
     return child.order
 
 
@@ -668,6 +736,153 @@ def test_a_clerk_that_died_is_told_again_what_it_had_not_done() -> None:
     assert [type(m) for m in world.clerk.inbox if not isinstance(m, More)] == [Commit, Settle]
     world.behave()
     assert world.tally.counts[Outcome.DECOMPRESSED] == world.tally.counts[Outcome.FAILED] == 1
+
+
+# --- second opinions
+
+
+def checking(**settings: Any) -> tuple[World, SimChild]:
+    """Return a world with one file, and the child that is to judge its result."""
+    world = started(1, verify="second", **settings)
+    (maker,) = busy(world)
+    world.say(maker, written(order(maker).job))
+    make_ready(world)
+    (judge,) = busy(world)
+    return world, judge
+
+
+def no_opinion(world: World, kind: FailureKind, engine: str, *, exhausted: bool = False) -> None:
+    """Let the one child that is to judge say that it cannot, or will not."""
+    (judge,) = busy(world)
+    world.say(judge, Failed(check(judge).job, kind, "why", Stage.VERIFY, engine, exhausted))
+    make_ready(world)
+
+
+def committed(world: World) -> list[Result]:
+    """Return the results of which the clerk was told, and has not handled."""
+    return [result for m in world.clerk.inbox if isinstance(m, Commit) for result in m.results]
+
+
+def test_a_result_is_committed_after_another_child_confirmed_it() -> None:
+    """The maker, if it is the only child, is retired; the judge is told what it needs, and gets no writer's place."""
+    world, judge = checking(workers=1)
+    asked = check(judge)
+    assert judge.id != world.makers[asked.result]
+    assert (asked.first, asked.tried, asked.source) == ("gdcm", (), b"/source/CT0001")
+    assert (judge.bytes, world.pool.gate.writers_held) == (2 * MIB, 0)
+    assert not committed(world)
+    world.say(judge, Checked(asked.job, "pylibjpeg"))
+    (result,) = committed(world)
+    assert (result.temp, result.written.notes) == (asked.result, ())
+    world.behave()
+    assert (world.pool.exit_code, world.tally.confirmed) == (0, 1)
+
+
+def test_two_children_judge_each_others_work() -> None:
+    """Neither has to be retired for it."""
+    world = started(6, verify="second")
+    first = set(world.children)
+    world.behave()
+    assert (world.tally.confirmed, world.tally.counts[Outcome.DECOMPRESSED]) == (6, 6)
+    assert len(first) == 2
+    assert world.pool.crew.kills == 0
+    assert set(world.makers.values()) == first
+
+
+def test_without_a_second_engine_the_result_is_committed_with_a_note() -> None:
+    """Nobody was asked in vain before."""
+    world, _ = checking()
+    no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
+    (result,) = committed(world)
+    assert result.written.notes == ("not confirmed: there is no second engine for this Transfer Syntax",)
+    world.behave()
+    assert (world.pool.exit_code, world.tally.confirmed) == (0, 0)
+
+
+def test_a_result_that_a_second_engine_refutes_is_thrown_away() -> None:
+    """Nobody can tell which is right, so neither is."""
+    world, judge = checking()
+    asked = check(judge)
+    no_opinion(world, FailureKind.VERIFY, "pylibjpeg")
+    assert world.discarded == {asked.result}
+    assert kinds(world) == [FailureKind.VERIFY]
+    assert judge.kill_at is not None
+    world.behave()
+    assert world.pool.exit_code == 1
+
+
+def test_an_opinion_that_cannot_be_had_is_asked_of_another_engine() -> None:
+    """And when none is left, the result is not called done."""
+    world, _ = checking()
+    no_opinion(world, FailureKind.CORRUPT, "pylibjpeg")
+    (judge,) = busy(world)
+    assert check(judge).tried == ("pylibjpeg",)
+    no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
+    assert kinds(world) == [FailureKind.CORRUPT, FailureKind.VERIFY]
+    assert len(world.discarded) == 1
+    world.behave()
+
+
+def test_opinions_come_to_an_end() -> None:
+    """Even where engines never run out."""
+    world, _ = checking()
+    for number in range(MAX_OPINIONS + 1):
+        assert not world.tally.failed
+        no_opinion(world, FailureKind.CRASHED, f"engine {number}")
+    assert kinds(world) == [FailureKind.CRASHED] * (MAX_OPINIONS + 1) + [FailureKind.VERIFY]
+    world.behave()
+
+
+def test_draining_drops_what_is_unchecked_and_leaves_it_for_the_next_run() -> None:
+    """A check under way may end, and its result is committed; no other is begun."""
+    world = started(4, verify="second")
+    first, second = busy(world)
+    world.say(first, written(1))
+    world.say(second, written(2))
+    assert (order(first).job, check(second).job) == (3, 1)
+    world.step(world.pool.drain)
+    assert {world.written[temp] for temp in world.discarded} == {2}
+    world.say(first, written(3))
+    assert {world.written[temp] for temp in world.discarded} == {2, 3}
+    world.say(second, Checked(1, "pylibjpeg"))
+    world.behave()
+    assert world.pool.exit_code == 130
+    assert dict(world.endings) == {b"CT0001": 1}
+
+
+def test_an_opinion_that_cannot_be_had_while_draining_is_asked_of_nobody_else() -> None:
+    """The file is left for the next run, which makes it anew."""
+    world, _ = checking()
+    world.step(world.pool.drain)
+    no_opinion(world, FailureKind.CORRUPT, "pylibjpeg")
+    assert len(world.discarded) == 1
+    world.behave()
+    assert not world.endings
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind is not FailureKind.UNSUPPORTED])
+def test_no_failure_but_that_there_is_no_engine_lets_a_result_pass(kind: FailureKind) -> None:
+    """A child whose memory a codec has spoilt may say so with any kind."""
+    world, _ = checking()
+    no_opinion(world, kind, "pylibjpeg", exhausted=True)
+    assert not committed(world)
+    world.behave()
+
+
+@pytest.mark.parametrize("say", [written, lambda job: Wants(job, writer=True), lambda job: Checked(job + 1, "gdcm")])
+def test_a_judge_that_says_what_only_a_maker_may_is_killed(say: Callable[[int], Message]) -> None:
+    """And the other way round; nothing comes of it."""
+    world, judge = checking()
+    world.say(judge, say(check(judge).job))
+    assert judge.doomed
+    assert not committed(world)
+    world.behave()
+    world = started(1, verify="second")
+    (maker,) = busy(world)
+    world.say(maker, Checked(order(maker).job, "gdcm"))
+    assert maker.doomed
+    assert not committed(world)
+    world.behave()
 
 
 # --- what once went wrong

@@ -16,9 +16,11 @@ from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
 from dcmpool.crew import Phase
 from dcmpool.jobs import MAX_ATTEMPTS
 from dcmpool.model import FailureKind, Outcome, Side, Stage
-from dcmpool.pool import Pool
+from dcmpool.pool import MAX_OPINIONS, Pool
 from dcmpool.protocol import (
     Assign,
+    Check,
+    Checked,
     Commit,
     CommitFailure,
     Committed,
@@ -45,6 +47,8 @@ STATUS_SECONDS = 1.0
 """How long the supervisor waits for the exit status of a child that is proved dead."""
 MAX_DISPATCHES = MAX_ATTEMPTS + 2
 """Attempts, and two interruptions that do not count."""
+MAX_REASONS = MAX_ATTEMPTS + MAX_OPINIONS + 1
+"""What an ending may list: attempts, of which the last had a result, opinions not had, and that it is not confirmed."""
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
 
@@ -80,8 +84,10 @@ class SimChild:
     ready: bool = False
     ignores_term: bool = False
     unkillable: bool = False
-    order: Assign | None = None
+    order: Assign | Check | None = None
     wants: Wants | None = None
+    asked: set[bool] = field(default_factory=set)
+    """What it asked for since its order: bytes (False), the writer's place (True)."""
     bytes: int = 0
     writer: bool = False
     """Its tokens, by the messages sent to it."""
@@ -132,6 +138,17 @@ class World:
         """Complete temp files that wait for their final name."""
         self.written: dict[bytes, int] = {}
         """Every temp file that was ever said to be complete, and its job."""
+        self.makers: dict[bytes, int] = {}
+        """Who said so."""
+        self.doubted: set[bytes] = set()
+        """Those that must not get their final name on their maker's word alone."""
+        self.judged: set[bytes] = set()
+        """Those that another child confirmed, or knew no second engine for when it was the first to be asked."""
+        self.opinions: Counter[bytes] = Counter()
+        """How many opinions on a temp file have ended without one."""
+        self.promised: set[bytes] = set()
+        """Those that the clerk was told to commit."""
+        self.discarded: set[bytes] = set()
         self.endings: Counter[bytes] = Counter()
         self.settled_jobs: set[int] = set()
         self.broken = False
@@ -195,7 +212,10 @@ class World:
     def _report_deaths(self) -> None:
         for number in [n for n, (due, _) in self._deaths.items() if due <= self.now]:
             _, code = self._deaths.pop(number)
-            self.children[number].drop_tokens()
+            child = self.children[number]
+            child.drop_tokens()
+            if isinstance(child.order, Check):
+                self.opinions[child.order.result] += 1
             self.pool.died(number, code, self.now)
 
     def _perform(self) -> None:
@@ -295,10 +315,12 @@ class World:
     def _deliver(self, child: SimChild, message: Message) -> None:
         assert not child.doomed, f"{message} to a child that is being killed"
         match message:
-            case Assign():
+            case Assign() | Check():
                 self._check_order(child, message)
                 child.order = message
-                child.bytes, child.writer = message.granted_bytes, message.granted_writer
+                child.asked.clear()
+                child.bytes = message.granted_bytes
+                child.writer = isinstance(message, Assign) and message.granted_writer
             case Grant():
                 assert child.order is not None
                 assert child.wants is not None, "a grant that was not asked for"
@@ -311,7 +333,7 @@ class World:
             case _:
                 raise AssertionError(message)
 
-    def _check_order(self, child: SimChild, order: Assign) -> None:
+    def _check_order(self, child: SimChild, order: Assign | Check) -> None:
         assert child.ready
         assert child.order is None, "two jobs at once"
         assert child.listening, "a job for a child that closed its channel"
@@ -321,8 +343,19 @@ class World:
         holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
         assert not holders, "one job, two children"
         assert order.job not in self.settled_jobs, "a job after its end"
-        assert order.attempt <= MAX_DISPATCHES
-        assert order.temp not in self.written, "a temp name used twice"
+        if isinstance(order, Check):
+            self._check_opinion(child, order)
+        else:
+            assert order.attempt <= MAX_DISPATCHES
+            assert order.temp not in self.written, "a temp name used twice"
+
+    def _check_opinion(self, child: SimChild, order: Check) -> None:
+        assert self.settings.work.verify != "structure", "an opinion that nobody asked for"
+        assert self.written.get(order.result) == order.job, "an opinion on what was not written"
+        assert child.id != self.makers[order.result], "a child is to judge its own work"
+        assert order.result not in self.promised | self.discarded, "an opinion that comes too late"
+        assert len(order.tried) <= MAX_OPINIONS
+        self.doubted.add(order.result)
 
     def _is_lost(self, child: SimChild) -> bool:
         return self.pool.crew[child.id].phase is Phase.LOST
@@ -333,6 +366,14 @@ class World:
             return not child.ready
         if child.order is None or child.wants is not None or getattr(message, "job", None) != child.order.job:
             return False
+        if isinstance(message, Wants):
+            may_write = isinstance(child.order, Assign)
+            return True not in child.asked and message.writer not in child.asked and (may_write or not message.writer)
+        if isinstance(child.order, Check):
+            return isinstance(message, Inspected | Checked | Failed)
+        return isinstance(message, Inspected | Failed) or self._is_known_outcome(message)
+
+    def _is_known_outcome(self, message: Message) -> bool:
         if isinstance(message, Written):
             with_file = {Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT}
             return message.outcome in ({Outcome.DECOMPRESSED} if self.in_place else with_file)
@@ -341,7 +382,7 @@ class World:
             if self.settings.work.others == "skip":
                 without.add(Outcome.SKIPPED)
             return message.outcome in without
-        return isinstance(message, Inspected | Wants | Failed)
+        return False
 
     def _account(self, child: SimChild, message: Message) -> None:
         match message:
@@ -349,19 +390,34 @@ class World:
                 child.ready = True
             case Wants():
                 child.wants = message
+                child.asked.add(message.writer)
                 if message.writer:
                     child.writer = False
                 else:
                     child.drop_tokens()
-            case Written() | Left() | Failed():
-                assert child.order is not None
-                if isinstance(message, Written):
-                    self.temps.add(child.order.temp)
-                    self.written[child.order.temp] = child.order.job
+            case Written() | Left() | Checked() | Failed():
+                if isinstance(child.order, Check):
+                    self._opinion(child.order.result, message)
+                elif isinstance(child.order, Assign) and isinstance(message, Written):
+                    self._made(child, child.order, message)
                 child.order = None
                 child.drop_tokens()
             case _:
                 pass
+
+    def _made(self, child: SimChild, order: Assign, message: Written) -> None:
+        self.temps.add(order.temp)
+        self.written[order.temp] = order.job
+        self.makers[order.temp] = child.id
+        if message.outcome is Outcome.DECOMPRESSED and self.settings.work.verify == "second":
+            self.doubted.add(order.temp)
+
+    def _opinion(self, temp: bytes, message: Message) -> None:
+        nobody = isinstance(message, Failed) and message.exhausted and message.kind is FailureKind.UNSUPPORTED
+        if isinstance(message, Checked) or (nobody and not self.opinions[temp]):
+            self.judged.add(temp)
+        else:
+            self.opinions[temp] += 1
 
     def _signal(self, child: SimChild, number: int) -> None:
         if number == signal.SIGKILL:
@@ -470,15 +526,24 @@ class World:
             case Commit():
                 assert not self.clerk.told_finish, "a commit after the end"
                 for result in message.results:
+                    assert result.temp not in self.doubted - self.judged, "a commit of what nobody confirmed"
+                    assert result.temp not in self.discarded, "a commit of what was thrown away"
+                    self.promised.add(result.temp)
                     assert self.written.get(result.temp) == result.job, "a commit of what was not written"
                     assert result.job not in self.settled_jobs, "a commit of a job that has ended"
             case Settle():
                 assert not self.clerk.told_finish, "an ending after the end"
                 for ending in message.endings:
-                    assert len(ending.attempts) <= MAX_ATTEMPTS
+                    assert len(ending.attempts) <= MAX_REASONS
                     if ending.job not in self.settled_jobs:
                         self.settled_jobs.add(ending.job)
                         self.endings[ending.path] += 1
+            case Discard():
+                for temp in [t for t in self.written if os.path.basename(t) in message.names]:
+                    assert temp in self.doubted - self.judged - self.promised, "a result is thrown away"
+                    assert temp not in self.discarded, "a result is thrown away twice"
+                    self.discarded.add(temp)
+                    self.temps.discard(temp)
             case Finish():
                 self.clerk.told_finish = True
             case _:
@@ -498,6 +563,15 @@ class World:
             ahead = self._credit_under_way() + self.clerk.credit + len(self.clerk.looked)
             assert ahead + self.pool.jobs.holding_credit <= self._most_credit, "the walk may run too far ahead"
         self._check_tokens()
+        self._check_results()
+
+    def _check_results(self) -> None:
+        waiting = [unchecked.temp for unchecked in self.pool.jobs.unchecked]
+        waiting += [worker.unchecked.temp for worker in self.pool.crew if worker.unchecked]
+        fates = sorted([*self.promised, *self.discarded, *waiting])
+        assert fates == sorted(self.written), "a result that is lost, or has two fates"
+        assert self.judged <= self.promised, "a result that was confirmed and is not committed"
+        assert not (self.pool.draining and self.pool.jobs.unchecked), "a result waits for an opinion while draining"
 
     def _check_tokens(self) -> None:
         gate = self.pool.gate
@@ -518,8 +592,11 @@ class World:
             self.behave_once()
         raise AssertionError(f"no end: {[(w.id, w.phase, w.deadline) for w in self.pool.crew]}")
 
-    def behave_once(self) -> None:
-        """Let everyone do the next thing that they should; time passes only when there is none."""
+    def behave_once(self, *, opinions: bool = True) -> None:
+        """Let everyone do the next thing that they should; time passes only when there is none.
+
+        Without `opinions`, children that are to give one take their time.
+        """
         self.welcome()
         self.handle(len(self.clerk.inbox))
         before = (self.clerk.position, self.clerk.complete)
@@ -529,8 +606,9 @@ class World:
         self.launch_all()
         spoke = False
         for child in list(self.children.values()):
-            spoke |= self._work(child)
-        if not spoke and not self.clerk.inbox:
+            if opinions or not isinstance(child.order, Check):
+                spoke |= self._work(child)
+        if opinions and not spoke and not self.clerk.inbox:
             due = self._next_wake()
             if due is not None:
                 self.advance(due - self.now)
@@ -542,7 +620,7 @@ class World:
         if not child.ready:
             self.say(child, Ready())
         elif child.order:
-            self.say(child, written(child.order.job))
+            self.say(child, good(child.order))
         else:
             return False
         return True
@@ -556,6 +634,13 @@ class World:
             assert not self.temps
             assert self.pool.gate.waiting == 0
         assert self.tally.ended <= len(self.files)
+        assert self.promised | self.discarded == set(self.written), "a result that nobody cared for"
+        assert not self.promised & self.discarded
+
+
+def good(order: Assign | Check) -> Message:
+    """Return what a good child says at the end of an order."""
+    return written(order.job) if isinstance(order, Assign) else Checked(order.job, "pylibjpeg")
 
 
 def written(job: int, outcome: Outcome = Outcome.DECOMPRESSED, seconds: float = 1.0) -> Written:
