@@ -54,7 +54,8 @@ from dcmpool.stall import StorageWatch, Wait
 
 MAX_OPINIONS = 4
 """Second engines that may fail to give an opinion on one result."""
-_SOURCE_TROUBLE = (FailureKind.READ, FailureKind.CHANGED)
+_NOT_THE_PICTURES = (FailureKind.READ, FailureKind.CHANGED, FailureKind.WRITE, FailureKind.LOST)
+"""What keeps a second engine from judging, and no other engine would change: storage, not the picture."""
 MAX_FAILED_STARTS = 3
 """Children in a row that end before they were given a job."""
 _REMEMBER_SECONDS = 1.0
@@ -507,12 +508,12 @@ class Pool:
             note = "not confirmed: there is no second engine for this Transfer Syntax"
             written = msgspec.structs.replace(unchecked.written, notes=(*unchecked.written.notes[:15], note))
             self._commit(unchecked.job, unchecked.temp, written, now)
-        elif kind in _SOURCE_TROUBLE:
+        elif kind in _NOT_THE_PICTURES:
             self._tell(Discard((basename(unchecked.temp),)))
             self._end(self.jobs.failed(unchecked.job, attempt), now)
         elif kind is FailureKind.VERIFY:
             self._refuse(unchecked, attempt, now)
-        elif nobody_is_left or kind is FailureKind.LOST or len(unchecked.attempts) >= MAX_OPINIONS:
+        elif nobody_is_left or len(unchecked.attempts) >= MAX_OPINIONS:
             if not nobody_is_left:
                 unchecked.attempts.append(attempt)
             nobody = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", "second opinion", 0.0)

@@ -833,6 +833,30 @@ def test_opinions_come_to_an_end() -> None:
     world.behave()
 
 
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [(FailureKind.READ, 1), (FailureKind.CHANGED, 2), (FailureKind.WRITE, 2), (FailureKind.LOST, 1)],
+)
+def test_trouble_with_storage_while_a_result_is_judged_is_not_the_pictures(kind: FailureKind, times: int) -> None:
+    """The file ends as any other with that trouble, so that another run tries it again: VERIFY would settle it."""
+    world, _ = checking(workers=1)
+    for _ in range(times):
+        assert not world.tally.failed
+        if kind is FailureKind.LOST:
+            (judge,) = busy(world)
+            judge.unkillable = True
+            world.advance(8.25 + 4.0)
+        else:
+            no_opinion(world, kind, "pylibjpeg")
+        for child in list(world.children.values()):
+            if isinstance(child.order, Assign):
+                world.say(child, written(child.order.job))
+                make_ready(world)
+    assert kinds(world) == [kind] * times
+    assert len(world.discarded) == times
+    world.behave()
+
+
 def test_draining_drops_what_is_unchecked_and_leaves_it_for_the_next_run() -> None:
     """A check under way may end, and its result is committed; no other is begun."""
     world = started(4, verify="second")
