@@ -533,12 +533,15 @@ class Pool:
         self.jobs.abandon(job)
 
     def _interrupted(self, worker: Worker, kind: FailureKind, reason: str, now: float) -> None:
+        """Something from outside ended a child: no verdict on its file, nor on the engine that was to judge it."""
         assert worker.job is not None  # noqa: S101 - the caller holds it
-        attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
+        if worker.unchecked is not None and worker.job.alone:
+            self._not_confirmed(worker, worker.unchecked, kind, reason, now, exhausted=False)
+            return
         if worker.unchecked is not None:
-            self._not_confirmed(worker, worker.unchecked, attempt.kind, reason, now, exhausted=False)
-        else:
-            self._end(self.jobs.interrupted(worker.job, attempt), now)
+            self._tell(Discard((basename(worker.unchecked.temp),)))  # made anew, alone if it happens again
+        attempt = Attempt(worker.engine, kind, reason, worker.stage, now - worker.begun)
+        self._end(self.jobs.interrupted(worker.job, attempt), now)
 
     def _end(self, ending: Ending | None, now: float) -> None:
         """Count and journal an ending; None is a job that will be tried again."""

@@ -857,6 +857,50 @@ def test_trouble_with_storage_while_a_result_is_judged_is_not_the_pictures(kind:
     world.behave()
 
 
+@pytest.mark.parametrize("how", ["fork server", "signal"])
+def test_what_ends_a_judge_from_outside_is_no_verdict(how: str) -> None:
+    """Twice, and the file is made anew, last and alone; its one second engine is not struck off for it."""
+    world, judge = checking(workers=1)
+    for _ in range(2):
+        world.say(judge, Inspected(check(judge).job, JPEG_LOSSLESS, 2 * MIB, "pylibjpeg"))
+        if how == "signal":
+            world.die(judge, -signal.SIGKILL)
+        else:
+            world.kill_forkserver()
+            world.advance(STATUS_SECONDS)
+        make_ready(world)
+        (maker,) = busy(world)
+        world.say(maker, written(order(maker).job))
+        make_ready(world)
+        (judge,) = busy(world)
+        assert check(judge).tried == ()
+    job = world.pool.crew[judge.id].job
+    assert job
+    assert (job.alone, job.attempts) == (True, [])
+    world.say(judge, Checked(check(judge).job, "pylibjpeg"))
+    world.behave()
+    assert (world.pool.exit_code, len(world.discarded)) == (0, 2)
+
+
+def test_a_judge_that_dies_from_outside_though_alone_gave_no_opinion() -> None:
+    """Then it is this file: another engine is asked, and the run ends."""
+    world = World([Item(b"CT", 1, 1, interrupted=2)], config(workers=1, verify="second"))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (maker,) = busy(world)
+    world.say(maker, written(order(maker).job))
+    for _ in range(MAX_OPINIONS + 1):
+        assert not world.tally.failed
+        make_ready(world)
+        (judge,) = busy(world)
+        check(judge)
+        world.die(judge, -signal.SIGKILL)
+    assert kinds(world)[-1] is FailureKind.VERIFY
+    world.behave()
+
+
 def test_draining_drops_what_is_unchecked_and_leaves_it_for_the_next_run() -> None:
     """A check under way may end, and its result is committed; no other is begun."""
     world = started(4, verify="second")
