@@ -1,7 +1,8 @@
 """The jobs of a run that are not over: which is next, and what follows when an attempt ends. Pure.
 
 Invariants: a path is here once; a job ends once, by `written` and its commit, or by an `Ending`; it has at most
-`MAX_ATTEMPTS` attempts; what the clerk has not acknowledged is kept and can be sent again.
+`MAX_ATTEMPTS` attempts, and one result at a time that waits for a second opinion; what the clerk has not acknowledged
+is kept and can be sent again.
 """
 
 from collections import deque

@@ -372,7 +372,7 @@ class Pool:
             if self.jobs.unchecked and self.crew.living == 1:
                 self.crew.retire(worker, now)  # the only child cannot judge its own work
                 continue
-            busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0
+            busy = self.crew.count(Phase.BUSY, Phase.WAITING) > 0 or bool(self.jobs.unchecked)
             job = self.jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
             if job:
                 self._assign(worker, job, now)

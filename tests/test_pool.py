@@ -901,6 +901,23 @@ def test_a_judge_that_dies_from_outside_though_alone_gave_no_opinion() -> None:
     world.behave()
 
 
+def test_a_file_that_is_to_be_done_alone_waits_until_all_others_are_judged() -> None:
+    """Else it would share the machine with a judge, and be blamed for what that needs."""
+    world = World([Item(b"CT1", 1, 1, interrupted=2), Item(b"CT2", 1, 1, interrupted=2)], config(verify="second"))
+    world.handle(1)
+    world.look(2)
+    world.find()
+    make_ready(world)
+    (maker,) = busy(world)
+    world.say(maker, written(order(maker).job))
+    make_ready(world)
+    (judge,) = busy(world)
+    world.say(judge, Checked(check(judge).job, "pylibjpeg"))
+    (maker,) = busy(world)
+    assert order(maker).source == b"/source/CT2"
+    world.behave()
+
+
 def test_draining_drops_what_is_unchecked_and_leaves_it_for_the_next_run() -> None:
     """A check under way may end, and its result is committed; no other is begun."""
     world = started(4, verify="second")
