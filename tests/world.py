@@ -142,6 +142,8 @@ class World:
         """Who said so."""
         self.doubted: set[bytes] = set()
         """Those that must not get their final name on their maker's word alone."""
+        self.droppable: set[bytes] = set()
+        """Those that may be among them, for all that can be seen from outside before a child is to judge."""
         self.judged: set[bytes] = set()
         """Those that another child confirmed, or knew no second engine for when it was the first to be asked."""
         self.opinions: Counter[bytes] = Counter()
@@ -409,8 +411,10 @@ class World:
         self.temps.add(order.temp)
         self.written[order.temp] = order.job
         self.makers[order.temp] = child.id
-        if message.outcome is Outcome.DECOMPRESSED and self.settings.work.verify == "second":
-            self.doubted.add(order.temp)
+        if message.outcome is Outcome.DECOMPRESSED and self.settings.work.verify != "structure":
+            self.droppable.add(order.temp)
+            if self.settings.work.verify == "second":
+                self.doubted.add(order.temp)
 
     def _opinion(self, temp: bytes, message: Message) -> None:
         nobody = isinstance(message, Failed) and message.exhausted and message.kind is FailureKind.UNSUPPORTED
@@ -540,7 +544,7 @@ class World:
                         self.endings[ending.path] += 1
             case Discard():
                 for temp in [t for t in self.written if os.path.basename(t) in message.names]:
-                    assert temp in self.doubted - self.judged - self.promised, "a result is thrown away"
+                    assert temp in self.droppable - self.judged - self.promised, "a result is thrown away"
                     assert temp not in self.discarded, "a result is thrown away twice"
                     self.discarded.add(temp)
                     self.temps.discard(temp)
