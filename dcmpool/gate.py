@@ -40,12 +40,15 @@ class WriteGate:
         """How many requests wait."""
         return len(self._waiting_bytes) + len(self._waiting_writer)
 
-    def offer(self, holder: int, size: int) -> tuple[int, bool]:
-        """Grant what can ride with a job without overtaking anyone: (`size` or 0 bytes, a writer's place or not)."""
+    def offer(self, holder: int, size: int, *, writes: bool = True) -> tuple[int, bool]:
+        """Grant what can ride with a job without overtaking anyone: (`size` or 0 bytes, a writer's place or not).
+
+        A job that `writes` nothing gets no writer's place.
+        """
         if self._waiting_bytes or self.bytes_held + size > self.max_bytes:
             return 0, False
         self._bytes[holder] = size
-        writer = not self._waiting_writer and self.writers_held < self.max_writers
+        writer = writes and not self._waiting_writer and self.writers_held < self.max_writers
         if writer:
             self._writers.add(holder)
         return size, writer

@@ -476,7 +476,7 @@ class Pool:
         """Have a second engine look at a result; it gets the limit of an attempt."""
         self._failed_starts = 0
         job = unchecked.job
-        granted_bytes, _ = self.gate.offer(worker.id, self._grant_bytes)
+        granted_bytes, _ = self.gate.offer(worker.id, self._grant_bytes, writes=False)
         worker.take(job, b"", self._limit.seconds("", 0), now)
         worker.unchecked = unchecked
         order = Check(

@@ -29,14 +29,14 @@ class GateMachine(RuleBasedStateMachine):
     def waits(self, holder: int) -> bool:
         return holder in self.waiting_writer or holder in [waiting for waiting, _ in self.waiting_bytes]
 
-    @rule(holder=HOLDERS, size=SIZES)
-    def offer(self, holder: int, size: int) -> None:
+    @rule(holder=HOLDERS, size=SIZES, writes=st.booleans())
+    def offer(self, holder: int, size: int, writes: bool) -> None:
         if self.waits(holder) or holder in self.bytes or holder in self.writers:
             return
-        got, writer = self.gate.offer(holder, size)
+        got, writer = self.gate.offer(holder, size, writes=writes)
         fits = not self.waiting_bytes and sum(self.bytes.values()) + size <= self.gate.max_bytes
         assert got == (size if fits else 0), "an offer overtakes nobody, and takes what fits"
-        assert writer == (fits and not self.waiting_writer and len(self.writers) < self.gate.max_writers)
+        assert writer == (writes and fits and not self.waiting_writer and len(self.writers) < self.gate.max_writers)
         if fits:
             self.bytes[holder] = size
         if writer:
@@ -184,6 +184,13 @@ def test_an_offer_takes_no_place_for_which_somebody_waits() -> None:
     gate.release(1)
     assert gate.offer(3, 2) == (2, False)
     assert gate.grant() == [2]
+
+
+def test_who_writes_nothing_takes_no_writers_place() -> None:
+    """A second opinion needs memory and reads."""
+    gate = WriteGate(10, 1)
+    assert gate.offer(1, 2, writes=False) == (2, False)
+    assert gate.offer(2, 2) == (2, True)
 
 
 def test_who_asks_for_bytes_gives_back_what_it_has() -> None:
