@@ -119,6 +119,7 @@ class _JpegWalk:
             raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
         if self.frame.kind == "JPEG-LS":  # NEAR (T.87 C.2.3)
             self.lossless = self.lossless is not False and selection == 0
+            self._check_jpeg_ls(header[2 : 2 + 2 * count : 2])
         if len(self.scans) == _MAX_SCANS:
             raise corrupt(f"the JPEG stream has more than {_MAX_SCANS} scans")
         ends = _JPEG_LS_SCAN_END if self.frame.kind == "JPEG-LS" else _JPEG_SCAN_END
@@ -142,6 +143,13 @@ class _JpegWalk:
                 restart_interval=self.restart_interval,
             )
         )
+
+    def _check_jpeg_ls(self, tables: bytes) -> None:
+        """Refuse what CharLS 2.4 refuses and the 2.0 of GDCM passes over: its picture would be another one."""
+        if any(tables):
+            raise Fault(FailureKind.UNSUPPORTED, "JPEG-LS stream with a mapping table")
+        if any(factors != 0x11 for factors in self.sampling):
+            raise Fault(FailureKind.UNSUPPORTED, "JPEG-LS stream with subsampled components")
 
     def _other(self, marker: int, segment: bytes) -> None:
         if marker == _DHT:
