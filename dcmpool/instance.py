@@ -59,8 +59,8 @@ class Layout:
 class Instance:
     """One source file, read and judged.
 
-    `flaw` says in words that the Pixel Data is truncated; such an instance is never done, whatever an engine makes of
-    it. `image`, `result` (the Image Pixel Module before and after), `frames` and `codestream`, that of the first
+    `flaw` says in words why the Pixel Data gives no true picture; such an instance is never done, whatever an engine
+    makes of it. `image`, `result` (the Image Pixel Module before and after), `frames` and `codestream`, that of the first
     Frame, are there when Frames are to be decoded: `outcome` is DECOMPRESSED, and not the data set alone takes
     another form. Sizes are bytes of native Pixel Data. `icon` is there when
     that of the Icon Image Sequence must be decoded too.
@@ -228,8 +228,8 @@ def _check_frames(
                 raise corrupt("its codestream is of another kind than that of Frame 1")
         except Fault as fault:
             raise Fault(fault.kind, f"Frame {index + 1} of {len(frames)}: {fault.reason}") from fault
-        if not found.ended and not flaw:
-            flaw = f"Frame {index + 1} of {len(frames)}: the JPEG stream ends without EOI; the file is truncated"
+        if found.flaw and not flaw:
+            flaw = f"Frame {index + 1} of {len(frames)}: {found.flaw}"
         first = first or found
     if first is None:
         raise corrupt("the Pixel Data holds no Frame")

@@ -50,7 +50,7 @@ class _JpegWalk:
         self.restart_interval = 0
         self.colour = ""
         self.lossless: bool | None = None
-        self.ended = True
+        self.flaw = ""
 
     def run(self) -> Codestream:
         while (marker := self._marker()) != _EOI:
@@ -80,7 +80,7 @@ class _JpegWalk:
                 self.position = position + 1
                 return data[position]
         if position >= len(data):
-            self.ended = False
+            self.flaw = "the JPEG stream ends without EOI; the file is truncated"
             return _EOI
         raise corrupt(f"the JPEG stream holds no marker at byte {self.position} where one is due")
 
@@ -145,11 +145,11 @@ class _JpegWalk:
         )
 
     def _check_jpeg_ls(self, tables: bytes) -> None:
-        """Refuse what CharLS 2.4 refuses and the 2.0 of GDCM passes over: its picture would be another one."""
+        """Take note of what CharLS 2.4 refuses and the 2.0 of GDCM passes over: its picture would be another one."""
         if any(tables):
-            raise Fault(FailureKind.UNSUPPORTED, "JPEG-LS stream with a mapping table")
+            self.flaw = "the JPEG-LS stream has a mapping table, which no engine applies"
         if any(factors != 0x11 for factors in self.sampling):
-            raise Fault(FailureKind.UNSUPPORTED, "JPEG-LS stream with subsampled components")
+            self.flaw = "the JPEG-LS stream has subsampled components, which no engine enlarges"
 
     def _other(self, marker: int, segment: bytes) -> None:
         if marker == _DHT:
@@ -188,7 +188,7 @@ class _JpegWalk:
             length=self.position,
             colour=colour if frame.components == 3 else "",
             lossless=self.lossless,
-            ended=self.ended,
+            flaw=self.flaw,
             sampling=self.sampling,
             scans=tuple(self.scans),
         )
