@@ -93,10 +93,11 @@ class Archive:
     def _add(self, path: Path, original: Path, dice: random.Random) -> None:
         relative = f"{path.parent.name}/{path.name}"
         data = original.read_bytes()
+        codestream = data.rfind(b"\xe0\x7f\x10\x00") + 30  # a header cut between two elements is a file without pixels
         if path.stem == "truncated":
-            data = data[: dice.randrange(2000, len(data) - 200)]
+            data = data[: dice.randrange(codestream, len(data) - 200)]
         elif path.stem == "nonsense":
-            at = dice.randrange(data.rfind(b"\xe0\x7f\x10\x00") + 30, len(data) - 600)  # a codestream, not the header
+            at = dice.randrange(codestream, len(data) - 600)
             data = data[:at] + dice.randbytes(500) + data[at + 500 :]
         path.write_bytes(data)
         if path.stem in HARMLESS:

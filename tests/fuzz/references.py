@@ -95,7 +95,7 @@ def _decoded(stream: bytes, uid: str, source: Dataset, to_rgb: bool) -> Array:
     if number in {"110", "111", "112"}:
         return np.asarray(imagecodecs.jpegxl_decode(stream, numthreads=1))
     if number in {"50", "51", "53", "55", "57", "70"} and source.SamplesPerPixel == 3:
-        colour = "ycbcr" if to_rgb else "rgb"
+        colour = "ycbcr" if to_rgb or stream[6:10] == b"JFIF" else "rgb"
         return np.asarray(imagecodecs.jpeg8_decode(stream, colorspace=colour, outcolorspace="rgb"))
     if number in {"50", "51", "53", "55", "57", "70"}:
         return np.asarray(imagecodecs.jpeg8_decode(stream))
@@ -215,7 +215,7 @@ def _item_length(data: bytes) -> int:
 
 def _touch(instance: Dataset, *, wanted: bool) -> None:
     """Have pydicom read the pixels, if they are `wanted`, and what describes them, or raise."""
-    if wanted and not ("PixelData" in instance and "Rows" in instance):
+    if wanted and not all(name in instance for name in ("PixelData", "Rows", "Columns", "BitsAllocated")):
         raise EOFError("no Pixel Data comes out")
     names = "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored PixelRepresentation"
     for name in names.split():
