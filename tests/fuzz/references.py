@@ -42,6 +42,7 @@ _MAY_DIFFER = frozenset({0x00280004, 0x00280006, 0x7FE00000, 0x7FE00001, 0x7FE00
 _JPEG_2000 = tuple(f".4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
 _BY_THE_CODESTREAM = frozenset({0x00280101, 0x00280102, 0x00280103})
 """Bits Stored, High Bit and Pixel Representation, where a JPEG 2000 codestream knows better."""
+_BY_LIBRARY = (*_JPEG_2000, *_LOSSY, ".4.57", ".4.70", ".4.80", ".4.110", ".1.98", ".8.1")
 _GREY, _COLOUR = 2, 8
 """What a sample may differ by: decoders of lossy syntaxes round differently, and colour conversion once more."""
 _PLUGINS = ("gdcm", "pylibjpeg", "pyjpegls", "pydicom")
@@ -79,8 +80,7 @@ def _library(uid: str) -> Callable[[Dataset, bool], Array] | None:
         streams = generate_frames(source.PixelData, number_of_frames=frames)
         return _stacked(source, [_decoded(stream, uid, source, to_rgb) for stream in streams])
 
-    known = (".5", ".1", ".98", ".99", "1.2.840.10008.1.2")
-    return None if uid.endswith(known) and not uid.endswith(("1.98", ".8.1")) else decode
+    return decode if uid.endswith(_BY_LIBRARY) else None
 
 
 def _decoded(stream: bytes, uid: str, source: Dataset, to_rgb: bool) -> Array:
@@ -125,6 +125,8 @@ def header_problem(source: Path, target: Path) -> str:
         different = [tag for tag in different if tag <= 0x7FE00010]
     if different:
         return "elements differ: " + " ".join(f"{tag:08X}" for tag in sorted(different))
+    if uid in _REWRITTEN:
+        return ""
     _complete(after)
     if "PixelData" not in after:
         return "" if "PixelData" not in before else "no Pixel Data"
@@ -132,7 +134,7 @@ def header_problem(source: Path, target: Path) -> str:
         int(after.get("NumberOfFrames") or 1) * after.Rows * after.Columns * after.SamplesPerPixel * after.BitsAllocated
     )
     due = -(-bits // 8)
-    if uid not in _REWRITTEN and len(after.PixelData) != due + due % 2:
+    if len(after.PixelData) != due + due % 2:
         return f"{len(after.PixelData)} bytes of Pixel Data, {due} are due"
     return ""
 
@@ -235,7 +237,8 @@ def judge(source: Path, target: Path, ended: frozenset[str]) -> Iterator[tuple[s
     try:
         yield "header", header_problem(source, target) or "same"
         after = pydicom.dcmread(target)
-        _complete(after)
+        if "PixelData" in after and uid not in _REWRITTEN:
+            _complete(after)
     except Exception as error:  # noqa: BLE001 - it reads the source, so it must read the result
         yield "header", f"the result is unreadable: {_said(error)}"
         return
