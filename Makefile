@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := all
-.PHONY: all format-check lint types test faults format demo bench clean help
+.PHONY: all format-check lint types test faults fuzz soak format demo bench clean help
 .NOTPARALLEL:  # the checks of `all` run in their order
 
 all: format-check lint types test  ## everything below that CI wants: format-check, lint, types, test (the default)
@@ -24,6 +24,12 @@ test: $(READY)  ## the tests, on all cores
 
 faults: $(READY)  ## fault injection: storage that fails or never answers, processes killed at random (needs root and FUSE)
 	$(BIN)/python -m pytest tests/faults -n 4 -m "faults or not faults"
+
+fuzz: $(READY)  ## N=20000 damaged files through the command and reference decoders; SEED=1 repeats a run
+	$(BIN)/python -m tests.fuzz $(or $(N),20000) $(SEED)
+
+soak: $(READY)  ## MINUTES=10 of archives with 2 % faults and processes killed at random
+	$(BIN)/python -m tests.soak $(or $(MINUTES),10) $(SEED)
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -31,8 +31,10 @@ def attempt(file: Path, *, engine: str, limit_seconds: float, memory_mib: int) -
     ours, theirs = socket.socketpair()
     board, output = _os.sealed_memory("board", 1), _os.sealed_memory("output", _os.OUTPUT_BYTES)
     with ours, theirs, tempfile.TemporaryDirectory(prefix="dcmpool-") as folder:
+        parent = os.getpid()
         pid = os.fork()
         if not pid:
+            _os.die_with_parent(parent)
             _become_worker(theirs.detach(), board, output, memory_mib, Path(folder))
         theirs.close()
         ours.sendall(TO_WORKER.encode(_order(file, folder, engine)))

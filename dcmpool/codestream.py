@@ -45,8 +45,8 @@ class Codestream:
     `kind` is one of baseline, extended, progressive, lossless, JPEG-LS, JPEG 2000, JPEG XL, RLE, plain; `length`
     counts the bytes from the first marker to the last, `start` those before it (the boxes of a JP2 file). `colour` is
     "RGB" or "YBR" where the codestream itself says so, else empty. `lossless` is None where it does not tell.
-    `ended` is False for a JPEG stream without EOI: truncated, whatever a decoder makes of it. `sampling` are the
-    factors of each JPEG component, one byte each (T.81 B.2.2), `scans` its scans;
+    `flaw` says in words why whatever a decoder makes of it must not count: a JPEG stream without EOI is truncated.
+    `sampling` are the factors of each JPEG component, one byte each (T.81 B.2.2), `scans` its scans;
     `tile_parts` are those of JPEG 2000.
     """
 
@@ -60,7 +60,7 @@ class Codestream:
     length: int
     colour: str = ""
     lossless: bool | None = None
-    ended: bool = True
+    flaw: str = ""
     sampling: bytes = b""
     scans: tuple[Scan, ...] = ()
     tile_parts: tuple[TilePart, ...] = ()

@@ -55,6 +55,7 @@ class Gate(Section, frozen=True):
     """How much may be under way to storage at once."""
 
     max_writers: Positive = 8
+    adaptive: bool = True
     max_inflight_mib: Natural = 0
     grant_mib: Positive = 64
 

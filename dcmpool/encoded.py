@@ -39,8 +39,8 @@ def check_frames(
                 raise corrupt("its codestream is of another kind than that of Frame 1")
         except Fault as fault:
             raise Fault(fault.kind, f"Frame {index + 1} of {len(frames)}: {fault.reason}") from fault
-        if not found.ended and not flaw:
-            flaw = f"Frame {index + 1} of {len(frames)}: the JPEG stream ends without EOI; the file is truncated"
+        if found.flaw and not flaw:
+            flaw = f"Frame {index + 1} of {len(frames)}: {found.flaw}"
         first = first or found
     if first is None:
         raise corrupt("the Pixel Data holds no Frame")

@@ -2,24 +2,66 @@
 
 Pure: no clock, no I/O. The supervisor takes tokens for a child and gives them back only when that child says
 that it is done or the kernel has proved it dead. So storage that stalls keeps its writers' tokens, and the gate
-closes by itself.
+closes by itself. Storage that merely slows down narrows it: see `Window`.
 """
 
 from collections import deque
+
+_MIB = 1024 * 1024
+_WRITES = 64
+_TIMES_BEST = 4
+_LEAST_SECONDS = 0.05
+"""A write that takes no longer says nothing of the storage: on a busy machine it waited for a CPU."""
+
+
+class Window:
+    """How many may write at once: at most `most`, fewer while that makes storage slow.
+
+    As TCP does it: each write adds its share, so that the window grows by one when all who fit in it have written;
+    one whose seconds per MiB are over four times the best of the last 64 halves it, at most once for as many writes
+    as there are in the window. What is slow from the first write to the last is its own measure and halves nothing.
+    Invariant: 1 <= `size` <= `most`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = float(most)
+        self._paces: deque[float] = deque(maxlen=_WRITES)
+        self._settling = 0
+        """Writes that began before the window was halved, and so say nothing of it."""
+
+    @property
+    def size(self) -> int:
+        """How many may write at once."""
+        return int(self._size)
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Take note of a write of `size` bytes; one of less than 1 MiB counts as that, for it costs as much."""
+        pace = seconds / max(1.0, size / _MIB)
+        self._paces.append(pace)
+        if self._settling:
+            self._settling -= 1
+        elif seconds > _LEAST_SECONDS and pace > _TIMES_BEST * min(self._paces):
+            self._settling = self.size
+            self._size = max(1.0, self._size / 2)
+        else:
+            self._size = min(self._most, self._size + 1 / self.size)
 
 
 class WriteGate:
     """Tokens for bytes in flight and for writers.
 
     Invariants: bytes held <= `max_bytes`, except one request larger than that, granted while nobody else holds
-    any; writers <= `max_writers`; each kind is granted in the order of asking, so that none starves. No two
-    children can wait for each other: who waits for bytes holds nothing, and who holds a writer's place waits
-    for nothing.
+    any; writers <= `max_writers`, and none is added beyond `open_to`; each kind is granted in the order of asking, so
+    that none starves. No two children can wait for each other: who waits for bytes holds nothing, and who holds a
+    writer's place waits for nothing.
     """
 
-    def __init__(self, max_bytes: int, max_writers: int) -> None:
+    def __init__(self, max_bytes: int, max_writers: int, *, adaptive: bool = True) -> None:
         self.max_bytes = max_bytes
         self.max_writers = max_writers
+        self._window = Window(max_writers)
+        self._adaptive = adaptive
         self._bytes: dict[int, int] = {}
         self._writers: set[int] = set()
         self._waiting_bytes: deque[tuple[int, int]] = deque()
@@ -36,6 +78,11 @@ class WriteGate:
         return len(self._writers)
 
     @property
+    def open_to(self) -> int:
+        """How many may write at once, as things stand."""
+        return self._window.size
+
+    @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting_bytes) + len(self._waiting_writer)
@@ -48,7 +95,7 @@ class WriteGate:
         if self._waiting_bytes or self.bytes_held + size > self.max_bytes:
             return 0, False
         self._bytes[holder] = size
-        writer = writes and not self._waiting_writer and self.writers_held < self.max_writers
+        writer = writes and not self._waiting_writer and self.writers_held < self.open_to
         if writer:
             self._writers.add(holder)
         return size, writer
@@ -66,7 +113,7 @@ class WriteGate:
     def grant(self) -> list[int]:
         """Grant what can be granted, first come first served, and return the holders."""
         granted = []
-        while self._waiting_writer and self.writers_held < self.max_writers:
+        while self._waiting_writer and self.writers_held < self.open_to:
             holder = self._waiting_writer.popleft()
             self._writers.add(holder)
             granted.append(holder)
@@ -75,6 +122,11 @@ class WriteGate:
             self._bytes[holder] = size
             granted.append(holder)
         return granted
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Take note of how long a write of `size` bytes took."""
+        if self._adaptive:
+            self._window.learn(size, seconds)
 
     def release(self, holder: int) -> None:
         """Take back all that the holder has or waits for: it is done, or proved dead."""

@@ -93,6 +93,8 @@ def read_image_pixel(source: Source, elements: Mapping[int, Element]) -> ImagePi
         raise corrupt("Rows, Columns or Samples per Pixel is 0")
     if image.bits_allocated != 1 and image.bits_allocated not in (8, 16, 24, 32, 40, 48, 56, 64):
         raise corrupt(f"Bits Allocated is {image.bits_allocated}")
+    if not 0 < image.bits_stored <= image.bits_allocated:
+        raise corrupt(f"Bits Stored is {image.bits_stored}, Bits Allocated is {image.bits_allocated}")
     if image.pixel_representation > 1 or image.planar_configuration > 1:
         raise corrupt("Pixel Representation or Planar Configuration is neither 0 nor 1")
     return image

@@ -56,11 +56,11 @@ class Layout:
 class Instance:
     """One source file, read and judged.
 
-    `flaw` says in words that the Pixel Data is truncated; such an instance is never done, whatever an engine makes of
-    it. `image`, `result` (the Image Pixel Module before and after), `frames` and `codestream`, that of the first
-    Frame, are there when Frames are to be decoded: `outcome` is DECOMPRESSED, and not the data set alone takes
-    another form. Sizes are bytes of native Pixel Data. `icon` is there when
-    that of the Icon Image Sequence must be decoded too.
+    `flaw` says in words why the Pixel Data gives no true picture; such an instance is never done, whatever an engine
+    makes of it. `image`, `result` (the Image Pixel Module before and after), `frames` and `codestream`, that of the
+    first Frame, are there when Frames are to be decoded: `outcome` is DECOMPRESSED, and not the data set alone takes
+    another form. Sizes are bytes of native Pixel Data. `icon` is there when that of the Icon Image Sequence must be
+    decoded too.
     """
 
     outcome: Outcome

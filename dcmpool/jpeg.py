@@ -50,7 +50,7 @@ class _JpegWalk:
         self.restart_interval = 0
         self.colour = ""
         self.lossless: bool | None = None
-        self.ended = True
+        self.flaw = ""
 
     def run(self) -> Codestream:
         while (marker := self._marker()) != _EOI:
@@ -80,7 +80,7 @@ class _JpegWalk:
                 self.position = position + 1
                 return data[position]
         if position >= len(data):
-            self.ended = False
+            self.flaw = "the JPEG stream ends without EOI; the file is truncated"
             return _EOI
         raise corrupt(f"the JPEG stream holds no marker at byte {self.position} where one is due")
 
@@ -119,6 +119,7 @@ class _JpegWalk:
             raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
         if self.frame.kind == "JPEG-LS":  # NEAR (T.87 C.2.3)
             self.lossless = self.lossless is not False and selection == 0
+            self._check_jpeg_ls(header[2 : 2 + 2 * count : 2])
         if len(self.scans) == _MAX_SCANS:
             raise corrupt(f"the JPEG stream has more than {_MAX_SCANS} scans")
         ends = _JPEG_LS_SCAN_END if self.frame.kind == "JPEG-LS" else _JPEG_SCAN_END
@@ -142,6 +143,13 @@ class _JpegWalk:
                 restart_interval=self.restart_interval,
             )
         )
+
+    def _check_jpeg_ls(self, tables: bytes) -> None:
+        """Take note of what CharLS 2.4 refuses and the 2.0 of GDCM passes over: its picture would be another one."""
+        if any(tables):
+            self.flaw = "the JPEG-LS stream has a mapping table, which no engine applies"
+        if any(factors != 0x11 for factors in self.sampling):
+            self.flaw = "the JPEG-LS stream has subsampled components, which no engine enlarges"
 
     def _other(self, marker: int, segment: bytes) -> None:
         if marker == _DHT:
@@ -180,7 +188,7 @@ class _JpegWalk:
             length=self.position,
             colour=colour if frame.components == 3 else "",
             lossless=self.lossless,
-            ended=self.ended,
+            flaw=self.flaw,
             sampling=self.sampling,
             scans=tuple(self.scans),
         )

@@ -91,7 +91,8 @@ class Pool:
         self._second_share = config.second_share(in_place=in_place)
         self.tally = tally
         self.jobs = Jobs()
-        self.gate = WriteGate(config.gate.max_inflight_mib * MIB, config.gate.max_writers)
+        gate = config.gate
+        self.gate = WriteGate(gate.max_inflight_mib * MIB, gate.max_writers, adaptive=gate.adaptive)
         self.crew = Crew(config.limits, self._actions.append)
         self.error: DcmpoolError | None = None
         self.draining = False
@@ -436,6 +437,7 @@ class Pool:
         temp = worker.temp
         job = self._take_job(worker)
         self._limit.learn(message.transfer_syntax_uid, message.native_bytes, message.seconds)
+        self.gate.learn(message.size, message.write_seconds)
         if message.outcome is Outcome.DECOMPRESSED and crc32(job.path) < self._second_share * 2**32:
             self.jobs.unchecked.append(Unchecked(job, temp, message, worker.id))
         else:

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dcmpool.gate import WriteGate
+from dcmpool.gate import Window, WriteGate
 
 SIZES = st.integers(0, 30)
 HOLDERS = st.integers(0, 5)
@@ -36,7 +36,7 @@ class GateMachine(RuleBasedStateMachine):
         got, writer = self.gate.offer(holder, size, writes=writes)
         fits = not self.waiting_bytes and sum(self.bytes.values()) + size <= self.gate.max_bytes
         assert got == (size if fits else 0), "an offer overtakes nobody, and takes what fits"
-        assert writer == (writes and fits and not self.waiting_writer and len(self.writers) < self.gate.max_writers)
+        assert writer == (writes and fits and not self.waiting_writer and len(self.writers) < self.gate.open_to)
         if fits:
             self.bytes[holder] = size
         if writer:
@@ -73,6 +73,10 @@ class GateMachine(RuleBasedStateMachine):
         self.gate.release(holder)
         self.forget(holder)
         self.forget_waiting(holder)
+
+    @rule(seconds=st.sampled_from([0.001, 0.1, 10.0]))
+    def learn(self, seconds: float) -> None:
+        self.gate.learn(1, seconds)
 
     @rule(holder=HOLDERS)
     def withdraw(self, holder: int) -> None:
@@ -116,6 +120,58 @@ class GateMachine(RuleBasedStateMachine):
         assert self.gate.waiting == 0
         assert not self.bytes
         assert not self.writers
+
+
+WRITES = st.lists(st.tuples(st.integers(0, 1 << 26), st.floats(0, 1000)), max_size=200)
+
+
+@given(most=st.integers(1, 40), writes=WRITES)
+def test_the_window_stays_within_its_limits_and_opens_again(most: int, writes: list[tuple[int, float]]) -> None:
+    """Whatever the writes were: at least one may write, never more than `most`, and good times open it wholly."""
+    window = Window(most)
+    for size, seconds in writes:
+        before = window.size
+        window.learn(size, seconds)
+        assert 1 <= window.size <= most
+        assert before // 2 <= window.size <= before + 1
+    for _ in range(64 + most + most * (most + 1)):
+        window.learn(1000, 0.01)
+    assert window.size == most
+
+
+@given(most=st.integers(1, 40), seconds=st.floats(0.001, 100), spread=st.floats(1, 3.9))
+def test_storage_that_is_always_as_slow_narrows_nothing(most: int, seconds: float, spread: float) -> None:
+    window = Window(most)
+    for number in range(300):
+        window.learn(500_000, seconds * (spread if number % 3 else 1))
+    assert window.size == most
+
+
+def test_storage_that_slows_down_halves_the_window_once_for_all_that_wrote_then() -> None:
+    window = Window(16)
+    for _ in range(10):
+        window.learn(1 << 20, 0.1)
+    sizes = []
+    for _ in range(17 + 9):
+        window.learn(1 << 20, 0.5)
+        sizes.append(window.size)
+    assert sizes[:17] == [8] * 17
+    assert sizes[17:] == [4] * 9
+
+
+def test_what_takes_no_time_says_nothing_of_the_storage() -> None:
+    window = Window(4)
+    for _ in range(100):
+        window.learn(1000, 0.0001)
+        window.learn(1000, 0.049)
+    assert window.size == 4
+
+
+def test_a_gate_that_does_not_adapt() -> None:
+    gate = WriteGate(10, 4, adaptive=False)
+    for seconds in (0.1, 100.0):
+        gate.learn(1, seconds)
+    assert gate.open_to == 4
 
 
 TestGate = GateMachine.TestCase
