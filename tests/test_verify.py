@@ -1,9 +1,11 @@
 """What was written wrongly does not pass."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcmpool import engines, native, verify
@@ -15,6 +17,11 @@ from tests import reference
 from tests.reference import element, encoded, real_slice, shipped, write
 
 PRIVATE = element(0x00091010, b"LO", b"A PRIVATE VALUE!")
+SEQUENCE = (  # its length, and that of its item, undefined
+    bytes.fromhex("08004011 5351 0000 FFFFFFFF FEFF00E0 FFFFFFFF")
+    + element(0x00081150, b"UI", b"1.2.3")
+    + bytes.fromhex("FEFF0DE0 00000000 FEFFDDE0 00000000")
+)
 COLOUR = element(0x00280004, b"CS", b"MONOCHROME2")
 
 
@@ -72,3 +79,37 @@ def test_damage_to_a_copy_is_seen(tmp_path: Path) -> None:
             verify.check(fd, source, instance, written)
     os.close(fd)
     assert caught.value.kind is FailureKind.VERIFY
+
+
+def deletions_and_changes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for at in range(len(data)):
+        yield at, data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]
+    for at in range(0, len(data) - 2, 7):
+        yield at, data[:at] + data[at + 2 :]
+
+
+def test_no_byte_of_a_result_can_differ_unseen(tmp_path: Path) -> None:
+    """Every byte but those that no source decides: our own name in the File Meta, and the byte that pads Pixel Data."""
+    frame = np.random.default_rng(1).integers(0, 256, (1, 5, 5, 3), "u1")
+    tables = element(0x7FE00000, b"UL", bytes(4)) + element(0x7FE00001, b"OV", bytes(8))
+    made = encoded(
+        reference.RLE, frame, before=SEQUENCE + PRIVATE, tables=tables, after=element(0xFFFCFFFC, b"OB", b"0123")
+    )
+    path, result = write(tmp_path, made), tmp_path / "result"
+    fd = os.open(result, os.O_RDWR | os.O_CREAT)
+    with open_source(os.fsencode(path)) as source:
+        instance = inspect(source)
+        written = native.write_native(fd, source, instance, engines.decode("rle", instance, source, tmp_path))
+        verify.check(fd, source, instance, written)
+        whole = result.read_bytes()
+        own = whole.index(native.IMPLEMENTATION_CLASS_UID.encode())
+        free = {*range(own - 8, whole.index(b"DCMPOOL") + 8), whole.index(b"\xfc\xff\xfc\xff") - 1}
+        unseen = []
+        for at, data in deletions_and_changes(whole):
+            result.write_bytes(data)
+            counted = native.Written(len(data), written.native_bytes, written.digest)
+            with contextlib.suppress(Fault):
+                verify.check(fd, source, instance, counted)
+                unseen.append(at)
+    os.close(fd)
+    assert set(unseen) <= free
