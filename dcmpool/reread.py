@@ -65,10 +65,10 @@ class Reread:
         """
         last = -1
         while offset < end:
-            part = self.element(offset, end)
-            if part.tag == 0 and not any(self.read(offset, 8)):
+            if self.read(offset, 1) == b"\x00" and not any(self.read(offset, min(8, end - offset))):
                 yield Part(PADDING, offset, offset, end - offset, end)
                 return
+            part = self.element(offset, end)
             if part.tag <= last:
                 raise Fault(FailureKind.VERIFY, f"element {part.tag:08X} at byte {offset} is out of order")
             last, offset = part.tag, part.end

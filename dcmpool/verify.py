@@ -15,7 +15,7 @@ import numpy as np
 
 from dcmpool.byteorder import difference
 from dcmpool.errors import Fault
-from dcmpool.instance import Instance
+from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, Instance
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.native import Written
 from dcmpool.reread import Part, Reread, demand, same
@@ -30,10 +30,10 @@ _OWN_META: Final = frozenset({0x00020000, 0x00020010, 0x00020012, 0x00020013})
 _ADDED_META: Final = frozenset({0x00020001, 0x00020002, 0x00020003})
 _OF_INTEREST: Final = frozenset(
     {0x00280004, 0x00280006, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103}
-    | {0x00880000, 0x00880200}
+    | {ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE}
     | set(range(0x7FE00000, 0x7FE00011))
 )
-_ICON: Final = frozenset({0x00880000, 0x00880200})
+_ICON: Final = frozenset({ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE})
 
 
 def check(fd: int, source: Source, instance: Instance, written: Written) -> None:
@@ -72,7 +72,7 @@ def check_second(fd: int, instance: Instance, frames: Iterable[bytes | memoryvie
     iterator, file = iter(frames), Reread(fd)
     pixels = _found(file, 132, file.size, 0x7FE00010)
     if instance.icon is not None:
-        sequence = _found(file, 132, file.size, 0x00880200)
+        sequence = _found(file, 132, file.size, ICON_IMAGE_SEQUENCE)
         icon_pixels = _found(file, *file.item(sequence.value, sequence.end), 0x7FE00010)
         icon = next(iterator, b"")
         data = file.read(icon_pixels.value, icon_pixels.length)[: len(icon)]
@@ -127,7 +127,9 @@ def _check_decoded(file: Reread, source: Source, instance: Instance, written: Wr
     exempt |= (_ICON if instance.icon else frozenset()) | (_STORED if written.bits_stored else frozenset())
     found = _survey(file, _check_meta(file, before), file.size, exempt)
     _check_image(file, found.parts, instance, written)
-    _check_pixel_data(file, found.parts, instance, written)
+    due = instance.native_bytes
+    demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")
+    _check_pixel_data(file, found.parts, instance, written.digest)
     _check_kept(before, layout.data_set, source.size, file, found)
     if instance.icon is not None:
         _check_icon(file, found.parts, before, instance, written)
@@ -242,17 +244,16 @@ def _check_image(file: Reread, found: dict[int, Part], instance: Instance, writt
         demand(stored == due, "Bits Stored or High Bit is wrong")
 
 
-def _check_pixel_data(file: Reread, found: dict[int, Part], instance: Instance, written: Written) -> None:
+def _check_pixel_data(file: Reread, found: dict[int, Part], instance: Instance, digest: str) -> None:
     due, part, group_length, image = instance.native_bytes, found.get(0x7FE00010), found.get(0x7FE00000), instance.image
     if part is None or image is None:
-        raise Fault(FailureKind.VERIFY, "the file has no Pixel Data")
-    demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")
+        raise Fault(FailureKind.VERIFY, "there is no Pixel Data")
     demand(part.length == due + due % 2, f"Pixel Data has {part.length} bytes, {due} are due")
     head = struct.pack("<HH2s2x", 0x7FE0, 0x0010, b"OB" if image.bits_allocated <= 8 else b"OW")  # PS3.5 A.2
     demand(file.read(part.start, 8) == head, "the VR of the Pixel Data is wrong")
-    demand(file.digest(part.value, due) == written.digest, "the digest of the Pixel Data differs from the decoder's")
+    demand(file.digest(part.value, due) == digest, "the digest of the Pixel Data differs from the decoder's")
     if group_length is not None and group_length.length == 4:
-        length = struct.unpack("<L", file.read(group_length.value, 4))[0]
+        length = int.from_bytes(file.read(group_length.value, 4), "little")
         demand(length == 12 + part.length, "the group length of the Pixel Data is wrong")
 
 
@@ -273,7 +274,7 @@ def _check_kept(before: Reread, start: int, end: int, file: Reread, found: _Surv
 
 
 def _past_exempt(file: Reread, offset: int, end: int, exempt: frozenset[int]) -> int:
-    while offset < end and (part := file.element(offset, end)).tag in exempt:
+    while end - offset >= 8 and (part := file.element(offset, end)).tag in exempt:
         offset = part.end
     return offset
 
@@ -291,21 +292,25 @@ def _compare(before: Reread, elements: Iterator[Part], file: Reread, found: _Sur
 
 
 def _check_icon(file: Reread, parts: dict[int, Part], before: Reread, instance: Instance, written: Written) -> None:
-    """Check the Icon Image Sequence: native, with the digest of what was decoded, its other elements the source's."""
+    """Check the Icon Image Sequence: native, with the digest of what was decoded, all else in it the source's."""
     icon, layout = instance.icon, instance.layout
-    sequence, group_length = parts.get(0x00880200), parts.get(0x00880000)
+    sequence, group_length = parts.get(ICON_IMAGE_SEQUENCE), parts.get(ICON_GROUP_LENGTH)
     if sequence is None or icon is None or layout is None:
         raise Fault(FailureKind.VERIFY, "the Icon Image Sequence was lost")
+    whole = layout.elements[ICON_IMAGE_SEQUENCE]
     found = _survey(file, *file.item(sequence.value, sequence.end), _may_differ(icon.instance))
-    _check_kept(before, *before.item(icon.start, icon.end), file, found)
-    pixels, due = found.parts.get(0x7FE00010), icon.instance.native_bytes
-    if pixels is None or pixels.length != due + due % 2:
-        raise Fault(FailureKind.VERIFY, f"the Icon Image has no Pixel Data of {due} bytes")
-    demand(file.digest(pixels.value, due) == written.icon_digest, "the digest of the Icon Image differs")
+    old_start, old_end = before.item(icon.start, icon.end)
+    _check_kept(before, old_start, old_end, file, found)
+    for old, new, length in (
+        (whole.start, sequence.start, sequence.value - 4 - sequence.start),
+        (old_end, found.end, max(whole.end - old_end, sequence.end - found.end)),
+    ):
+        demand(same(before, old, file, new, length), "the head or the end of the Icon Image Sequence differs")
+    _check_pixel_data(file, found.parts, icon.instance, written.icon_digest)
     if group_length is not None and group_length.length == 4:
-        old, whole = layout.elements[0x00880000], layout.elements[0x00880200]
+        old = layout.elements[ICON_GROUP_LENGTH].value
         grown = (sequence.end - sequence.start) - (whole.end - whole.start)
-        lengths = (before.read(old.value, 4), file.read(group_length.value, 4))
+        lengths = (before.read(old, 4), file.read(group_length.value, 4))
         was, now = (int.from_bytes(length, "little") for length in lengths)
         demand(now == was + grown, "the group length of the Icon Image Sequence is wrong")
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dcmpool.model import FailureKind
 from dcmpool.source import open_source
 from tests import reference
 from tests.reference import element, encoded, real_slice, shipped, write
+from tests.test_icon import with_icon
 
 PRIVATE = element(0x00091010, b"LO", b"A PRIVATE VALUE!")
 SEQUENCE = (  # its length, and that of its item, undefined
@@ -88,28 +91,46 @@ def deletions_and_changes(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield at, data[:at] + data[at + 2 :]
 
 
-def test_no_byte_of_a_result_can_differ_unseen(tmp_path: Path) -> None:
-    """Every byte but those that no source decides: our own name in the File Meta, and the byte that pads Pixel Data."""
+def plain() -> reference.Made:
     frame = np.random.default_rng(1).integers(0, 256, (1, 5, 5, 3), "u1")
     tables = element(0x7FE00000, b"UL", bytes(4)) + element(0x7FE00001, b"OV", bytes(8))
-    made = encoded(
+    return encoded(
         reference.RLE, frame, before=SEQUENCE + PRIVATE, tables=tables, after=element(0xFFFCFFFC, b"OB", b"0123")
     )
-    path, result = write(tmp_path, made), tmp_path / "result"
+
+
+def iconic(*, defined: bool) -> reference.Made:
+    frame = np.random.default_rng(1).integers(0, 256, (5, 5), "u1")
+    return with_icon(reference.RLE, frame, frame[1:4, 1:4], item=defined, sequence=defined)
+
+
+MADE = {"plain": plain, "icon": lambda: iconic(defined=False), "icon of defined length": lambda: iconic(defined=True)}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_no_byte_of_a_result_can_differ_unseen(kind: str, tmp_path: Path) -> None:
+    """Every byte but those that no source decides: our own name in the File Meta, and what pads Pixel Data."""
+    path, result = write(tmp_path, MADE[kind]()), tmp_path / "result"
     fd = os.open(result, os.O_RDWR | os.O_CREAT)
+    unseen = []
     with open_source(os.fsencode(path)) as source:
         instance = inspect(source)
         written = native.write_native(fd, source, instance, engines.decode("rle", instance, source, tmp_path))
         verify.check(fd, source, instance, written)
         whole = result.read_bytes()
-        own = whole.index(native.IMPLEMENTATION_CLASS_UID.encode())
-        free = {*range(own - 8, whole.index(b"DCMPOOL") + 8), whole.index(b"\xfc\xff\xfc\xff") - 1}
-        unseen = []
         for at, data in deletions_and_changes(whole):
             result.write_bytes(data)
-            counted = native.Written(len(data), written.native_bytes, written.digest)
+            counted = native.Written(
+                len(data), written.native_bytes, written.digest, written.icon_digest, written.bits_stored
+            )
             with contextlib.suppress(Fault):
                 verify.check(fd, source, instance, counted)
                 unseen.append(at)
     os.close(fd)
+    own = whole.index(native.IMPLEMENTATION_CLASS_UID.encode())
+    free = {*range(own - 8, whole.index(b"DCMPOOL") + 8)}
+    heads = [match.end() for match in re.finditer(rb"\xe0\x7f\x10\x00O[BW]..(?=....)", whole, re.DOTALL)]
+    for head in heads:
+        (length,) = struct.unpack_from("<L", whole, head)
+        free.add(head + 4 + length - 1)
     assert set(unseen) <= free
