@@ -67,9 +67,11 @@ def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None)
     """
     whole, end = end is None, source.end if end is None else end
     while offset < end:
-        if whole and source.read(offset, 1) == b"\x00" and is_padding(source, offset):
+        if whole and end - offset < 8 and is_padding(source, offset):
             return
         element = element_at(source, offset, explicit=explicit)
+        if whole and element.tag == 0 and is_padding(source, offset):
+            return
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
             element = element._replace(end=_after_sequence(source, element.value, kind))
