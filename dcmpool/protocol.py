@@ -71,6 +71,17 @@ class Assign(Message, frozen=True):
     granted_writer: bool
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """What the journal holds of a result."""
+
+    outcome: Outcome
+    source_size: Count
+    source_mtime_ns: Nanoseconds
+    size: Count
+    native_bytes: NativeBytes
+    digest: Digest
+
+
 class Check(Message, frozen=True):
     """Decode the source by another engine and compare with the result: a second opinion."""
 
@@ -83,6 +94,8 @@ class Check(Message, frozen=True):
     """The engines that could not give an opinion."""
     alarm_seconds: Seconds
     granted_bytes: Count
+    recorded: Recorded | None = None
+    """For a result of an earlier run: it is to be what it was, and its source may be gone."""
 
 
 class Grant(Message, frozen=True):
@@ -146,10 +159,11 @@ class Left(Message, frozen=True):
 
 
 class Checked(Message, frozen=True):
-    """The second engine gives the same picture."""
+    """The second engine gives the same picture; for a result of an earlier run, `note` says what was not looked at."""
 
     job: Count
     engine: Name
+    note: Line = ""
 
 
 class Failed(Message, frozen=True):
