@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from dcmpool import _os, _warm, sandbox
+from dcmpool import _os, _warm, engines, sandbox
 from dcmpool.protocol import FROM_FORKSERVER, MAX_FRAME_BYTES, TO_FORKSERVER, Exited, Launch, Launched, Message, Warmed
 
 CHILD_FDS = 4
@@ -92,6 +92,7 @@ class Forkserver:
             for fd in (self._channel.detach(), self._wake_read, self._wake_write):
                 os.close(fd)
             _become_child(parent, request, fds)
+            engines.use(request.engines)
             if request.source:
                 sandbox.enter(self._rules)
             self._serve_child(fds[0], fds[3])

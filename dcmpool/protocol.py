@@ -396,6 +396,8 @@ class Launch(Message, frozen=True):
     """The child's private folder, in TARGET/.dcmpool/tmp."""
     source: bytes
     """SOURCE, for a child in a sandbox; b"" for one without."""
+    engines: dict[str, tuple[str, ...]] = {}
+    """The order of engines, for Transfer Syntaxes where it is the user's own."""
 
 
 class Warmed(Message, frozen=True):

@@ -225,7 +225,7 @@ class Supervisor:
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
         source = b"" if self._unconfined else self._task.source
-        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source)
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source, self._config.engines)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
 
