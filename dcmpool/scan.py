@@ -48,6 +48,11 @@ class Note:
     reason: str
 
 
+def base_of(source: bytes) -> bytes:
+    """Return the directory to which paths are relative: SOURCE, or the one that holds it."""
+    return source if os.path.isdir(source) else os.path.dirname(source)
+
+
 def walk(source: bytes, *, in_place: bool) -> Iterator[File | Note]:
     """Yield what lies under a directory, or the file itself, sorted by name within each directory.
 

@@ -17,6 +17,11 @@ def shown_full(path: bytes) -> str:
         return shown(path)
 
 
+def words(error: Exception) -> str:
+    """Return what an exception says, without its number and its path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def size(count: float) -> str:
     """Return a number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):
