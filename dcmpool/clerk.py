@@ -161,8 +161,6 @@ def _prepare(order: Open) -> Target:
         raise UsageError(f"neither a directory nor a file: {shown(order.source)}")
     if os.path.isdir(source) and not os.access(source, os.R_OK | os.X_OK):
         raise UsageError(f"the source cannot be read: {shown(order.source)}: Permission denied")
-    if order.files_from and (os.path.isdir(order.files_from) or not os.access(order.files_from, os.R_OK)):
-        raise UsageError(f"the list of files cannot be read: {shown(order.files_from)}")
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)

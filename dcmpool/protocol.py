@@ -177,8 +177,8 @@ class Open(Message, frozen=True):
     source: bytes
     target: bytes
     in_place: bool
-    files_from: bytes
-    """A list of paths, or b"" to walk all of SOURCE."""
+    listed: bool
+    """Whether the paths to take are those of the list that is the clerk's stdin, not all of SOURCE."""
     overwrite: bool
     durable: bool
     run: str

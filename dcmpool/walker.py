@@ -6,11 +6,13 @@ does not answer does not stop commits.
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
@@ -59,31 +61,27 @@ class Walker:
             self._send(Stopped(f"the source cannot be walked: {words(error)}", fatal=False))
 
     def _paths(self) -> Iterator[File | Note]:
-        if not self._order.files_from:
-            return walk(self._order.source, in_place=self._order.in_place)
-        return self._listed()
+        if self._order.listed:
+            return self._listed()
+        return walk(self._order.source, in_place=self._order.in_place)
 
     def _listed(self) -> Iterator[File | Note]:
-        """Yield the paths of a list, one a line, relative to SOURCE or inside it."""
+        """Yield what a list names: paths relative to SOURCE or inside it."""
         seen: set[bytes] = set()
         base = base_of(self._order.source)
-        with open(self._order.files_from, "rb") as lines:
-            for line in lines:
-                path = line.rstrip(b"\r\n")
-                full = os.path.normpath(os.path.join(base, path))
-                relative = os.path.relpath(full, base)
-                if not path or relative in seen:
-                    continue
-                seen.add(relative)
-                if relative == b"." or relative.startswith(b"../"):
-                    yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
-                    continue
-                found = look(full, relative, in_place=self._order.in_place)
-                yield (
-                    found
-                    if not isinstance(found, tuple)
-                    else Note(relative, FailureKind.READ, "a directory, not a file")
-                )
+        for path in pathlist.paths(sys.stdin.fileno()):
+            full = os.path.normpath(os.path.join(base, path))
+            relative = os.path.relpath(full, base)
+            if not path or relative in seen:
+                continue
+            seen.add(relative)
+            if relative == b"." or relative.startswith(b"../"):
+                yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
+                continue
+            found = look(full, relative, in_place=self._order.in_place)
+            yield (
+                found if not isinstance(found, tuple) else Note(relative, FailureKind.READ, "a directory, not a file")
+            )
 
     def _take(self, found: File | Note) -> None:
         if isinstance(found, Note):
