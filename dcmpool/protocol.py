@@ -318,7 +318,7 @@ class Found(Message, frozen=True):
 
 
 class Noted(Message, frozen=True):
-    """A path that cannot be a job: a special file (no `kind`), or one that cannot even be looked at."""
+    """A path that cannot be a job: a special file (no `kind`), or one that, or whose result, cannot be looked at."""
 
     path: bytes
     kind: FailureKind | None

@@ -97,12 +97,16 @@ class Walker:
             if row.kind is not None:
                 self._send(Earlier(row.ending()))
             return
+        obstacle = self._target.obstacle(found.path, row)
+        if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
+            self._send(Noted(found.path, obstacle.kind, obstacle.reason))
+            return
         if not self._credit.acquire(blocking=False):
             self._flush()
             self._credit.acquire()
-        obstacle = self._target.obstacle(found.path, row)
         interruptions = self._journal.interruptions(found.path)
-        self._items.append(Item(found.path, found.size, found.mtime_ns, interruptions, obstacle))
+        exists = obstacle.reason if obstacle else ""
+        self._items.append(Item(found.path, found.size, found.mtime_ns, interruptions, exists))
 
     def _is_settled(self, found: File, row: Row) -> bool:
         """Whether a file needs nothing more: same source, a final outcome, and the result stands as written."""

@@ -368,6 +368,42 @@ def test_a_file_where_a_folder_is_due_is_a_failure_and_stays(command: Command, r
     assert check_series(record, command.path / "native") == []
 
 
+def unlookable(series: Path, native: Path, how: str) -> str:
+    """Have a file in SOURCE whose name in TARGET cannot even be looked at, or not be synced; return its path."""
+    name = "sub/a.dcm"
+    native.mkdir(parents=True)
+    if how == "loop":
+        (native / "sub").symlink_to("sub")
+    elif how == "long":  # for TARGET alone, whose own path is longer than SOURCE's
+        room = 4095 - len(os.fsencode(series)) - 1
+        name = ("d" * 200 + "/") * (room // 201 - 1) + "f" * (room % 201 + 50)
+    else:
+        (native / "sub").mkdir(mode={"locked": 0, "unreadable": 0o300}[how])
+    (series / name).parent.mkdir(parents=True)
+    save(one_slice(), series / name)
+    return name
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("how", ["loop", "locked", "unreadable", "long"])
+def test_a_name_in_the_target_that_cannot_be_looked_at_is_its_files_failure(
+    command: Command, record: Record, how: str, overwrite: bool
+) -> None:
+    """ELOOP, EACCES, ENAMETOOLONG; and a directory that takes a name but cannot be synced. The others are done."""
+    native = command.path / ("native" + "x" * 200)
+    name = unlookable(command.path / "series", native, how)
+    options = ["--json", *["--overwrite"] * overwrite]
+    ended = command.run("run", "series", "-o", native, *options, powerless=True)
+    if how in ("locked", "unreadable"):
+        (native / "sub").chmod(0o700)
+    assert ended.code == 1, ended
+    assert ended.failed.keys() == {name}
+    assert ended.failed[name]["kind"] == "WRITE"
+    words = "its directory cannot be read" if how == "unreadable" else "the target's name cannot be looked at: "
+    assert words in ended.failed[name]["reason"]
+    assert check_series(record, native) == []
+
+
 def test_a_link_in_the_target_does_not_lead_results_out_of_it(command: Command, record: Record) -> None:
     """TARGET/sub leads elsewhere, where a file of that name is: it is not dcmpool's and stays."""
     save(one_slice(), command.path / "series" / "sub" / "a.dcm")
