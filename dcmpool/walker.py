@@ -63,7 +63,7 @@ class Walker:
     def _paths(self) -> Iterator[File | Note]:
         if self._order.listed:
             return self._listed()
-        return walk(self._order.source, in_place=self._order.in_place)
+        return walk(self._order.source, target=None if self._order.in_place else self._target.root)
 
     def _listed(self) -> Iterator[File | Note]:
         """Yield what a list names: paths relative to SOURCE or inside it."""
