@@ -1,5 +1,6 @@
 """The main job from outside: a series goes in, every SOP Instance comes out native, and the outside world is odd."""
 
+import ctypes
 import json
 import os
 import pty
@@ -587,6 +588,33 @@ def test_storage_that_takes_no_more_stops_the_run_resumable(command: Command, re
     done = {name.decode() for name in tree(command.path / "native")}
     assert done <= record.keys() - {"CT0001.dcm", "CT0002.dcm", "CT0003.dcm"}
     assert command.run("run", "series", "-o", "native").code == 0
+
+
+def test_owners_that_a_user_namespace_does_not_know_are_left_out(command: Command, record: Record) -> None:
+    """As in a container without root: chown(2) says EINVAL there, not EPERM. All else is taken over."""
+    clone_newuser, somebody = 0x10000000, 4711
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def alone() -> None:
+        user = os.geteuid()
+        if libc.unshare(clone_newuser):
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+
+    try:
+        for name in record:
+            os.chown(command.path / "series" / name, somebody, somebody)
+            os.chmod(command.path / "series" / name, 0o644)
+        running = command.start("run", "series", "-o", "native", "--json", preexec_fn=alone)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("this user may neither give files away nor make a namespace")
+    ended = running.end()
+    assert ended.code == 0, ended
+    assert check_series(record, command.path / "native") == []
+    for name in record:
+        before, after = ((command.path / folder / name).stat() for folder in ("series", "native"))
+        assert after.st_uid == os.geteuid()
+        assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
 
 
 def test_a_working_folder_that_is_gone_is_no_trouble(command: Command, record: Record) -> None:
