@@ -102,7 +102,7 @@ class Target:
         """Settle the renames that a dead run left half done: by what stands on disk."""
         done, undone = [], []
         for intent in journal.intents():
-            if self._took_place(intent):
+            if intent.row is not None and self._took_place(intent, intent.row):
                 done.append(intent.row)
             else:
                 undone.append(intent.path)
@@ -217,12 +217,12 @@ class Target:
             _remove(beside)
             raise
 
-    def _took_place(self, intent: Intent) -> bool:
+    def _took_place(self, intent: Intent, row: Row) -> bool:
         try:
             status = os.lstat(self.final(intent.path))
         except OSError:
             return False
-        return not os.path.lexists(intent.temp) and is_as_written(status, intent.row)
+        return not os.path.lexists(intent.temp) and is_as_written(status, row)
 
 
 def is_as_written(status: os.stat_result, row: Row) -> bool:

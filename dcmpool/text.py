@@ -18,8 +18,9 @@ def shown_full(path: bytes) -> str:
 
 
 def words(error: Exception) -> str:
-    """Return what an exception says, without its number and its path."""
-    return getattr(error, "strerror", None) or str(error)
+    """Return what an exception says, without its number and its path, in characters that UTF-8 has."""
+    said = getattr(error, "strerror", None) or str(error)
+    return said.encode("utf-8", "backslashreplace").decode()
 
 
 def size(count: float) -> str:

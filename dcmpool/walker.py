@@ -57,8 +57,13 @@ class Walker:
                         self._flush()
                 self._flush()
             self._report(complete=True)
-        except (OSError, sqlite3.Error, DcmpoolError) as error:
+        except (sqlite3.Error, DcmpoolError) as error:
+            self._send(Stopped(f"the journal cannot be read: {words(error)}", fatal=False))
+        except OSError as error:
             self._send(Stopped(f"the source cannot be walked: {words(error)}", fatal=False))
+        except Exception as error:  # noqa: BLE001 - the border: a thread that ends silently is waited for without end
+            reason = f"the source cannot be walked: {type(error).__name__}: {words(error)}"
+            self._send(Stopped(reason, fatal=False))
 
     def _paths(self) -> Iterator[File | Note]:
         if self._order.listed:
