@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dcmpool import __version__, _os
+from dcmpool import __version__, _os, pathlist
 from dcmpool.config import MIB, Config, load, profiles
 from dcmpool.engines import ENGINE_NAMES
 from dcmpool.errors import DcmpoolError, UsageError
@@ -24,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+_INTERRUPTED = 130
+"""Exit code, as a shell has it for SIGINT."""
 
 
 class Others(StrEnum):
@@ -131,6 +135,8 @@ def run(
     except DcmpoolError as error:
         print(f"dcmpool: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:  # while the list of files comes; a run itself has its own way to end
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command()
@@ -205,8 +211,8 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
         root = full.with_name(full.name + "-decompressed")
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
-    listed = "/dev/stdin" if files_from == "-" else files_from or ""
-    return Task(os.fsencode(full), os.fsencode(root), in_place, os.fsencode(listed))
+    listed = None if files_from is None else pathlist.hold(files_from)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
 
 
 def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:

@@ -191,8 +191,8 @@ class Open(Message, frozen=True):
     source: bytes
     target: bytes
     in_place: bool
-    files_from: bytes
-    """A list of paths, or b"" to walk all of SOURCE."""
+    listed: bool
+    """Whether the paths to take are those of the list that is the clerk's stdin, not all of SOURCE."""
     overwrite: bool
     durable: bool
     run: str
@@ -332,7 +332,7 @@ class Found(Message, frozen=True):
 
 
 class Noted(Message, frozen=True):
-    """A path that cannot be a job: a special file (no `kind`), or one that cannot even be looked at."""
+    """A path that cannot be a job: a special file (no `kind`), or one that, or whose result, cannot be looked at."""
 
     path: bytes
     kind: FailureKind | None

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from subprocess import DEVNULL
 
 from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
@@ -64,7 +65,8 @@ class Task:
     source: bytes
     target: bytes
     in_place: bool = False
-    files_from: bytes = b""
+    files_from: int | None = None
+    """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
 
 
 class Supervisor:
@@ -388,7 +390,8 @@ class Supervisor:
     # --- the clerk
 
     def _start_clerk(self) -> None:
-        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
+        listed = self._task.files_from
+        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=DEVNULL if listed is None else listed)
         self._helpers.append(self._clerk)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
@@ -398,7 +401,7 @@ class Supervisor:
                 source=self._task.source,
                 target=self._task.target,
                 in_place=self._task.in_place,
-                files_from=self._task.files_from,
+                listed=listed is not None,
                 overwrite=self._config.work.overwrite,
                 durable=self._config.storage.durable,
                 run=self._run,

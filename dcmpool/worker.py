@@ -328,13 +328,24 @@ class Opinion(Errand):
 
 
 def _take_over_metadata(fd: int, source: Source) -> None:
-    """Give the result its source's owner, mode and modification time, as far as this user may."""
+    """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
     status = os.fstat(source.fd)
-    with contextlib.suppress(PermissionError):
+    with _unless_storage_fails():
         os.fchown(fd, status.st_uid, status.st_gid)
-    with contextlib.suppress(PermissionError):
+    with _unless_storage_fails():
         os.fchmod(fd, status.st_mode & 0o777)
-    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with _unless_storage_fails():
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def _unless_storage_fails() -> Iterator[None]:
+    """Pass over every refusal: EPERM for most users, EINVAL in a user namespace, EOPNOTSUPP on some network storage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*_FULL, errno.EIO):
+            raise
 
 
 def errand(order: Assign | Check, channel: Channel, board: int) -> Errand:
