@@ -30,6 +30,7 @@ from dcmpool.protocol import (
     Commit,
     Committed,
     Discard,
+    Ending,
     Finish,
     Finished,
     Keep,
@@ -96,7 +97,7 @@ class Clerk:
                 done, failures = self._target.commit(results, self._journal)
                 self._send(Committed(tuple(done), tuple(failures)))
             if endings:
-                self._journal.settle((), endings)
+                self._settle(endings)
                 self._send(Committed(tuple(ending.job for ending in endings)))
         for name in (name for m in messages if isinstance(m, Discard) for name in m.names):
             self._target.discard(name)
@@ -108,18 +109,22 @@ class Clerk:
                 return True
         return False
 
+    def _settle(self, endings: list[Ending]) -> None:
+        if not self._audit:  # which finds what it finds, and changes nothing
+            self._journal.settle((), endings)
+
     def _open(self, order: Open) -> bool:
         """Check, lock and open; begin to walk. Return whether the run can begin."""
+        self._audit = order.audit
         try:
-            self._target = _prepare(order)
+            self._target = _prepare_audit(order) if order.audit else _prepare(order)
             self._lock = _os.lock_file(os.path.join(self._target.state, b"lock"))
             journal = os.path.join(self._target.state, b"journal.sqlite")
             self._journal = Journal(journal, order.run, order.judge)
             try:
-                self._check_source(order)
+                base = self._begin_audit() if order.audit else self._begin_run(order)
                 self._target.recover(self._journal)
                 self._target.sweep(order.run.encode())
-                self._journal.begin_run(base_of(order.source), self._target.root)
             except BaseException:
                 self._journal.close()
                 raise
@@ -127,10 +132,24 @@ class Clerk:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._send(Opened(base_of(order.source), self._target.root))
+        self._send(Opened(base, self._target.root))
         walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
+
+    def _begin_run(self, order: Open) -> bytes:
+        """Record the run; return the directory to which paths are relative."""
+        self._check_source(order)
+        base = base_of(order.source)
+        self._journal.begin_run(base, self._target.root)
+        return base
+
+    def _begin_audit(self) -> bytes:
+        """Return the directory to which paths were relative when TARGET was made."""
+        directories = self._journal.directories()
+        if directories is None:
+            raise UsageError(f"no run has written to {shown(self._target.root)}: there is nothing to verify")
+        return directories[0]
 
     def _check_source(self, order: Open) -> None:
         """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
@@ -188,6 +207,15 @@ def _prepare(order: Open) -> Target:
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
     result = Target(root, order.in_place, order.overwrite, order.durable)
     _make_writable(result, shown(root))
+    return result
+
+
+def _prepare_audit(order: Open) -> Target:
+    """Find TARGET's journal and make TARGET/.dcmpool/tmp, for engines that need files; raise as `_prepare` does."""
+    result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
+    if not os.path.isfile(os.path.join(result.state, b"journal.sqlite")):
+        raise UsageError(f"no run has written to {shown(order.target)}: it holds no .dcmpool with a journal")
+    _make_writable(result, shown(order.target))
     return result
 
 

@@ -71,8 +71,8 @@ class Forkserver:
         if not data:
             return False
         request = TO_FORKSERVER.decode(data)
-        if request.source and self._rules < 0:
-            self._rules = sandbox.make_rules(request.source, os.path.dirname(request.scratch))
+        if request.readable and self._rules < 0:
+            self._rules = sandbox.make_rules(request.readable, os.path.dirname(request.scratch))
         pid = self._fork(request, fds)
         self._children[pid] = request.child
         pidfd = os.pidfd_open(pid)
@@ -93,7 +93,7 @@ class Forkserver:
                 os.close(fd)
             _become_child(parent, request, fds)
             engines.use(request.engines)
-            if request.source:
+            if request.readable:
                 sandbox.enter(self._rules)
             self._serve_child(fds[0], fds[3])
             code = 0

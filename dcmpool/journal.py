@@ -161,6 +161,12 @@ class Journal:
         found = self._database.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
         return _row(found) if found else None
 
+    def results(self) -> Iterator[tuple[bytes, Row | None]]:
+        """Give the path and row of all files that have a result of their own, by path; None for a damaged row."""
+        wanted = f"SELECT {_COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL ORDER BY path"  # noqa: S608
+        for found in self._database.execute(wanted):
+            yield found[0], _row(found)
+
     def interruptions(self, path: bytes) -> int:
         """Return how many attempts at a path were under way when their run died."""
         (count,) = self._database.execute("SELECT count(*) FROM begun WHERE path = ?", (path,)).fetchone()

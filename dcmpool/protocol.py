@@ -75,6 +75,7 @@ class Recorded(msgspec.Struct, frozen=True):
     """What the journal holds of a result."""
 
     outcome: Outcome
+    engine: Name
     source_size: Count
     source_mtime_ns: Nanoseconds
     size: Count
@@ -200,6 +201,8 @@ class Open(Message, frozen=True):
     """Whether an earlier clerk of this run died: results may be committed while the walk meets their files again."""
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
+    audit: bool = False
+    """Whether the results that the journal of TARGET knows are to be checked, and nothing written."""
 
 
 class More(Message, frozen=True):
@@ -325,6 +328,8 @@ class Item(msgspec.Struct, frozen=True):
     """How many attempts in earlier runs died with their run."""
     exists: str = ""
     """Why the target's file of this name must not be replaced."""
+    recorded: Recorded | None = None
+    """In an audit: the result that is to be checked."""
 
 
 class Found(Message, frozen=True):
@@ -396,8 +401,8 @@ class Launch(Message, frozen=True):
     memory_bytes: Count
     scratch: bytes
     """The child's private folder, in TARGET/.dcmpool/tmp."""
-    source: bytes
-    """SOURCE, for a child in a sandbox; b"" for one without."""
+    readable: tuple[bytes, ...]
+    """What a child in a sandbox may read, beside programs and libraries; empty for one without."""
     engines: dict[str, tuple[str, ...]] = {}
     """The order of engines, for Transfer Syntaxes where it is the user's own."""
 

@@ -67,6 +67,8 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    audit: bool = False
+    """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
 
 
 class Supervisor:
@@ -226,8 +228,10 @@ class Supervisor:
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
-        source = b"" if self._unconfined else self._task.source
-        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source, self._config.engines)
+        readable: tuple[bytes, ...] = ()
+        if not self._unconfined:
+            readable = (self._base, self._target) if self._task.audit else (self._task.source,)
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, readable, self._config.engines)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
 
@@ -407,6 +411,7 @@ class Supervisor:
                 run=self._run,
                 judge=self._judge,
                 again=self._opened,
+                audit=self._task.audit,
             )
         )
 

@@ -17,7 +17,7 @@ from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Scanned, Stopped
+from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.scan import File, Note, base_of, look, walk
 from dcmpool.text import words
 
@@ -51,7 +51,7 @@ class Walker:
         """Walk to the end, and say so; or say why not."""
         try:
             with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
-                for found in self._paths():
+                for found in self._recorded() if self._order.audit else self._paths():
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                         self._flush()
@@ -69,6 +69,23 @@ class Walker:
         if self._order.listed:
             return self._listed()
         return walk(self._order.source, target=None if self._order.in_place else self._target.root)
+
+    def _recorded(self) -> Iterator[Item | Note]:
+        """Yield the results that are to be checked again."""
+        for path, row in self._journal.results():
+            if row is None:
+                yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
+                continue
+            recorded = Recorded(
+                outcome=row.outcome,
+                engine=row.engine,
+                source_size=row.size,
+                source_mtime_ns=row.mtime_ns,
+                size=row.result_size or 0,
+                native_bytes=row.native_bytes,
+                digest=row.digest,
+            )
+            yield Item(path, row.size, row.mtime_ns, recorded=recorded)
 
     def _listed(self) -> Iterator[File | Note]:
         """Yield what a list names: paths relative to SOURCE or inside it."""
@@ -88,12 +105,15 @@ class Walker:
                 found if not isinstance(found, tuple) else Note(relative, FailureKind.READ, "a directory, not a file")
             )
 
-    def _take(self, found: File | Note) -> None:
+    def _take(self, found: File | Note | Item) -> None:
         if isinstance(found, Note):
             self._send(Noted(found.path, found.kind, found.reason))
             return
         self._files += 1
         self._bytes += found.size
+        if isinstance(found, Item):
+            self._offer(found)
+            return
         row = self._journal.find(found.path)
         if row is not None and row.run == self._order.run:
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
@@ -106,12 +126,16 @@ class Walker:
         if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
             self._send(Noted(found.path, obstacle.kind, obstacle.reason))
             return
+        interruptions = self._journal.interruptions(found.path)
+        exists = obstacle.reason if obstacle else ""
+        self._offer(Item(found.path, found.size, found.mtime_ns, interruptions, exists))
+
+    def _offer(self, item: Item) -> None:
+        """Add a job, once the supervisor has room for it."""
         if not self._credit.acquire(blocking=False):
             self._flush()
             self._credit.acquire()
-        interruptions = self._journal.interruptions(found.path)
-        exists = obstacle.reason if obstacle else ""
-        self._items.append(Item(found.path, found.size, found.mtime_ns, interruptions, exists))
+        self._items.append(item)
 
     def _is_settled(self, found: File, row: Row) -> bool:
         """Whether a file needs nothing more: same source, a final outcome, and the result stands as written."""
