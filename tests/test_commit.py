@@ -111,13 +111,12 @@ def test_an_altered_result_is_not_replaced(place: Place, journal: Journal) -> No
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_name_that_can_no_longer_be_looked_at_is_one_failure(tmp_path: Path, in_place: bool) -> None:
-    """It changed between walk and commit: the others of its batch are done."""
+def test_a_name_that_cannot_be_looked_at_is_one_failure(tmp_path: Path, in_place: bool) -> None:
+    """The others of its batch are done."""
     place = Place(tmp_path, in_place)
     with closing(place.journal()) as journal:
         place.put("CT2", "old")
-        (tmp_path / "loop").symlink_to("loop")
-        results = [place.result("loop/CT1", "one", 1), place.result("CT2", "two", 2)]
+        results = [place.result("x" * 256, "one", 1), place.result("CT2", "two", 2)]
         if not in_place:
             (tmp_path / "CT2").unlink()
         done, failures = place.target.commit(results, journal)
@@ -157,6 +156,19 @@ def test_a_directory_in_the_way_is_not_replaced(tmp_path: Path, overwrite: bool)
         place.put("CT/inside", "x")
         ((kind, _),) = failed(place, journal, place.result("CT", "pixels"))
         assert kind is (FailureKind.WRITE if overwrite else FailureKind.EXISTS)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_link_on_the_way_is_not_followed(tmp_path: Path, in_place: bool) -> None:
+    """It was put there after the walk had looked: behind it are other people's files, or SOURCE's."""
+    place = Place(tmp_path / "target", in_place, overwrite=not in_place)
+    with closing(place.journal()) as journal:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "CT").write_text("old")
+        os.utime(tmp_path / "elsewhere" / "CT", ns=(MTIME_NS, MTIME_NS))
+        (place.root / "a").symlink_to("../elsewhere")
+        assert [kind for kind, _ in failed(place, journal, place.result("a/CT", "pixels"))] == [FailureKind.EXISTS]
+    assert (tmp_path / "elsewhere" / "CT").read_text() == "old"
 
 
 def test_a_file_where_a_directory_is_needed_is_not_replaced(place: Place, journal: Journal) -> None:
@@ -246,13 +258,14 @@ def test_a_final_directory_on_another_file_system_gets_whole_files(
     place: Place, journal: Journal, elsewhere: Path
 ) -> None:
     """Copied beside it first, then renamed, with the result's time."""
-    (place.root / "away").symlink_to(elsewhere)
-    results = [place.result("away/CT", "pixels", 1), place.result("away/new/CT", "more", 2)]
+    os.rmdir(place.target.temp)
+    os.symlink(elsewhere, place.target.temp)
+    results = [place.result("CT", "pixels", 1), place.result("new/CT", "more", 2)]
     assert place.target.commit(results, journal) == ([1, 2], [])
-    assert sorted(os.listdir(elsewhere)) == ["CT", "new"]
-    assert os.listdir(elsewhere / "new") == ["CT"]
-    assert (elsewhere / "CT").read_text() == "pixels"
-    assert (elsewhere / "CT").stat().st_mtime_ns == MTIME_NS
+    assert place.files() == {"CT": "pixels", "new/CT": "more"}
+    assert sorted(os.listdir(place.root)) == [".dcmpool", "CT", "new"]
+    assert os.listdir(place.root / "new") == ["CT"]
+    assert (place.root / "CT").stat().st_mtime_ns == MTIME_NS
     assert place.temps() == []
 
 
