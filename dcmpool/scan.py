@@ -14,7 +14,7 @@ from typing import Final
 from dcmpool.model import FailureKind, stored_time
 
 STATE_DIRECTORY: Final = b".dcmpool"
-"""dcmpool's own folder in a TARGET; never walked."""
+"""dcmpool's own folder at the top of a TARGET, and so of a SOURCE that is or was one; not walked."""
 
 _MAX_LINKS = 40
 """Symlinked directories inside each other, as the kernel's own limit (path_resolution(7), ELOOP)."""
@@ -93,6 +93,10 @@ class _Walk:
                     yield Note(directory.path or b".", FailureKind.READ, problem)
                     continue
                 path = os.path.join(directory.path, name)
+                if path == STATE_DIRECTORY:
+                    if not self._in_place:  # in place it is this very run's
+                        yield Note(path, None, "dcmpool's own folder, of a run that wrote here")
+                    continue
                 found = look(os.path.join(self._source, path), path, in_place=self._in_place)
                 if not isinstance(found, tuple):
                     yield found
@@ -152,7 +156,7 @@ def _entries(directory: bytes) -> list[tuple[bytes, bool, str]]:
     """Return (name, is it a link, problem) of each entry, sorted; a directory that cannot be read is one problem."""
     try:
         with os.scandir(directory) as entries:
-            return sorted((entry.name, _is_symlink(entry), "") for entry in entries if entry.name != STATE_DIRECTORY)
+            return sorted((entry.name, _is_symlink(entry), "") for entry in entries)
     except OSError as error:
         return [(b"", False, f"the directory cannot be read: {error.strerror}")]
 

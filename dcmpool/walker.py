@@ -18,7 +18,7 @@ from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Scanned, Stopped
-from dcmpool.scan import File, Note, base_of, look, walk
+from dcmpool.scan import STATE_DIRECTORY, File, Note, base_of, look, walk
 from dcmpool.text import words
 
 _FLUSH_SECONDS = 0.02
@@ -82,6 +82,9 @@ class Walker:
             seen.add(relative)
             if relative == b"." or relative.startswith(b"../"):
                 yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
+                continue
+            if relative.split(b"/", 1)[0] == STATE_DIRECTORY:
+                yield Note(relative, FailureKind.READ, "the list names what lies in dcmpool's own folder")
                 continue
             found = look(full, relative, in_place=self._order.in_place)
             yield (

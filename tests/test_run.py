@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -578,6 +579,34 @@ def test_a_source_with_a_dcmpool_folder_of_its_own(command: Command, record: Rec
     again = command.run("run", "one", "-o", "two", "--json")
     assert again.code == 0
     assert again.summary["counts"]["settled"] == len(record)
+    assert [item["path"] for item in again.summary["skipped"]] == [".dcmpool"]
+
+
+def test_what_is_called_like_our_folder_further_down_is_as_any_other(command: Command, record: Record) -> None:
+    for name in ("sub/.dcmpool/a.dcm", "sub/deep/.dcmpool"):
+        save(one_slice(), command.path / "series" / name)
+    ended = command.run("run", "series", "-o", "native", "--json")
+    assert ended.code == 0, ended
+    assert ended.summary["counts"]["decompressed"] == len(record) + 2
+    assert tree(command.path / "native").keys() == tree(command.path / "series").keys()
+    for folder in ("series", "native"):
+        shutil.rmtree(command.path / folder / "sub")  # else they look like temp files left behind
+
+
+@pytest.mark.parametrize("target", [["-o", "two"], ["--in-place"]], ids=str)
+def test_a_list_does_not_lead_into_our_folder(command: Command, record: Record, target: list[str]) -> None:
+    """A result called .dcmpool/journal.sqlite would take the place of the journal that is in use."""
+    assert command.run("run", "series", "-o", "one").code == 0
+    save(one_slice(), command.path / "one" / ".dcmpool" / "a.dcm")
+    (command.path / "list").write_text(".dcmpool/journal.sqlite\n.dcmpool/a.dcm\n.dcmpool\nCT0001.dcm\n")
+    before = (command.path / "one" / ".dcmpool" / "a.dcm").read_bytes()
+    for _ in range(2):
+        ended = command.run("run", "one", *target, "--overwrite", "--files-from", "list", "--json")
+        assert ended.code == 1, ended
+        assert ended.failed.keys() == {".dcmpool/journal.sqlite", ".dcmpool/a.dcm", ".dcmpool"}
+    assert (command.path / "one" / ".dcmpool" / "a.dcm").read_bytes() == before
+    (command.path / "one" / ".dcmpool" / "a.dcm").unlink()
+    assert not (command.path / "two" / ".dcmpool" / "a.dcm").exists()
 
 
 def test_folders_named_like_modules_do_no_harm(command: Command, record: Record) -> None:

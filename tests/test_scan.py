@@ -155,10 +155,14 @@ def test_any_name_comes_as_its_bytes(name: bytes, tmp_path: Path) -> None:
     assert [(e.path, e.size) for e in found(tmp_path) if isinstance(e, File)] == [(name + b"/" + name, 5)]
 
 
-def test_our_own_folder_is_never_walked(tmp_path: Path) -> None:
-    """A run in place over a TARGET must not meet its own journal."""
-    tree(tmp_path, ".dcmpool/journal.sqlite", "deep/.dcmpool/tmp/x", "deep/.dcmpool-not/file", "file")
-    assert paths(tmp_path) == [b"file", b"deep/.dcmpool-not/file"]
+@pytest.mark.parametrize("in_place", [False, True])
+def test_our_own_folder_is_left_at_the_top_alone(tmp_path: Path, in_place: bool) -> None:
+    """There it is a TARGET's state; what has its name further down is somebody's own, and nothing vanishes."""
+    tree(tmp_path, ".dcmpool/journal.sqlite", "deep/.dcmpool/tmp/x", "deep/.dcmpool-not/file", "file", "other/.dcmpool")
+    walked = [b"file", b"deep/.dcmpool/tmp/x", b"deep/.dcmpool-not/file", b"other/.dcmpool"]
+    assert paths(tmp_path, in_place=in_place) == walked
+    named = {b".dcmpool": (None, "dcmpool's own folder, of a run that wrote here")}
+    assert notes(tmp_path, in_place=in_place) == ({} if in_place else named)
 
 
 def test_in_place_links_are_named_and_left(tmp_path: Path) -> None:
