@@ -69,7 +69,7 @@ def walk(source: bytes, *, target: bytes | None) -> Iterator[File | Note]:
     if os.path.isdir(source):
         yield from _Walk(source, target).run()
         return
-    found = look(source, os.path.basename(source), in_place=False)
+    found = look(source, os.path.basename(source), in_place=target is None)
     if not isinstance(found, tuple):
         yield found
 

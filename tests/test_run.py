@@ -306,6 +306,17 @@ def test_in_place_of_a_single_file_touches_no_other(command: Command, record: Re
     assert {name for name in before if after[name] != before[name]} == {b"CT0003.dcm"}
 
 
+def test_in_place_a_single_link_is_left_alone_and_named(command: Command, record: Record) -> None:
+    """As a link in a tree is: a result renamed over it would break it."""
+    (command.path / "link.dcm").symlink_to("series/CT0001.dcm")
+    before = (command.path / "series" / "CT0001.dcm").read_bytes()
+    ended = command.run("run", "link.dcm", "--in-place", "--json")
+    assert ended.code == 0, ended
+    assert [item["path"] for item in ended.summary["skipped"]] == ["link.dcm"]
+    assert (command.path / "link.dcm").is_symlink()
+    assert (command.path / "series" / "CT0001.dcm").read_bytes() == before
+
+
 def test_in_place_leaves_links_and_what_they_point_to_alone_and_names_them(command: Command, record: Record) -> None:
     save(one_slice(), command.path / "elsewhere.dcm")
     before = (command.path / "elsewhere.dcm").read_bytes()
