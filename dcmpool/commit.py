@@ -189,11 +189,16 @@ class Target:
         return None
 
     def _already(self, result: Result, journal: Journal) -> bool:
-        """Whether an earlier try of this very commit came through, and only its answer was lost."""
+        """Whether an earlier clerk of this run has committed this very result, and only its answer was lost."""
         if os.path.lexists(result.temp):
             return False
         row = journal.find(result.path)
-        return row is not None and row.digest == result.written.digest
+        if row is None or not journal.is_of_this_run(row) or row.digest != result.written.digest:
+            return False
+        try:
+            return is_as_written(os.lstat(self.final(result.path)), row)
+        except OSError:
+            return False
 
     def _rename(self, result: Result) -> None:
         final = self.final(result.path)

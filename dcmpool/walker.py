@@ -98,7 +98,7 @@ class Walker:
         self._files += 1
         self._bytes += found.size
         row = self._journal.find(found.path)
-        if row is not None and row.run == self._order.run:
+        if row is not None and self._journal.is_of_this_run(row):
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
         if row is not None and self._is_settled(found, row):
             self._settled += row.kind is None
@@ -144,7 +144,7 @@ class Walker:
     def _drop_settled(self) -> None:
         """Drop what was committed since the walk met it; in the lock, so that no acknowledgement overtakes this."""
         rows = ((item, self._journal.find(item.path)) for item in self._items)
-        left = [item for item, row in rows if row is None or row.run != self._order.run]
+        left = [item for item, row in rows if row is None or not self._journal.is_of_this_run(row)]
         if len(left) < len(self._items):
             self._credit.release(len(self._items) - len(left))
         self._items = left

@@ -77,6 +77,37 @@ def test_a_commit_whose_answer_was_lost_may_be_repeated(place: Place, journal: J
     assert place.files() == {"CT1": "one", "CT2": "two"}
 
 
+@pytest.mark.parametrize("stands", ["as written", "changed", "gone"])
+def test_that_an_earlier_run_had_the_same_result_does_not_make_this_one_done(tmp_path: Path, stands: str) -> None:
+    """Its temp file is gone, who knows why: nothing was renamed in this run, so the worker makes it once more."""
+    place = Place(tmp_path, overwrite=True)
+    with closing(place.journal("run0")) as journal:
+        assert place.target.commit([place.result("CT", "pixels", 1)], journal) == ([1], [])
+    if stands == "gone":
+        (tmp_path / "CT").unlink()
+    elif stands == "changed":
+        place.put("CT", "edited")
+    with closing(place.journal("run1")) as journal:
+        result = place.result("CT", "pixels", 2)
+        os.unlink(result.temp)
+        assert [kind for kind, _ in failed(place, journal, result)] == [FailureKind.WRITE]
+
+
+@pytest.mark.parametrize("stands", ["changed", "gone"])
+def test_a_commit_whose_answer_was_lost_is_done_only_if_the_result_stands(tmp_path: Path, stands: str) -> None:
+    """Somebody was at it between the death of one clerk and the next."""
+    place = Place(tmp_path, overwrite=True)
+    with closing(place.journal()) as journal:
+        result = place.result("CT", "pixels")
+        assert place.target.commit([result], journal) == ([1], [])
+        if stands == "gone":
+            (tmp_path / "CT").unlink()
+        else:
+            place.put("CT", "edited")
+            os.utime(tmp_path / "CT", ns=(MTIME_NS, MTIME_NS + 1))
+        assert [kind for kind, _ in failed(place, journal, result)] == [FailureKind.WRITE]
+
+
 def test_a_result_may_replace_what_we_wrote(place: Place, journal: Journal) -> None:
     """A source that changed is done again."""
     place.target.commit([place.result("CT", "old", 1)], journal)
