@@ -3,7 +3,8 @@
     temp file (synced by the worker) > intent > rename > fsync of each directory once > journal
 
 A file in TARGET is replaced only if the journal knows it and it is still as dcmpool wrote it, or the user said
-`--overwrite`. All of it may be repeated: a result that already stands counts as committed.
+`--overwrite`; never through a link below TARGET, whatever the user said. All of it may be repeated: a result that
+already stands counts as committed.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
 from dcmpool.scan import STATE_DIRECTORY
+from dcmpool.text import shown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -54,12 +56,14 @@ class Target:
 
     def obstacle(self, path: bytes, row: Row | None) -> Obstacle | None:
         """Say what keeps a result from this name: a file that must not be replaced, or a name that cannot be had."""
+        if link := self._link_on_the_way(path):
+            return Obstacle(FailureKind.EXISTS, f"{shown(link)} is a link, and results go through none")
         try:
             status = os.lstat(self.final(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return _unseen(error)
+            return Obstacle(FailureKind.WRITE, f"the target's name cannot be looked at: {error.strerror}")
         if self.in_place or self.overwrite or (row is not None and is_as_written(status, row)):
             return None
         if row is not None and row.result_size is not None:
@@ -158,16 +162,26 @@ class Target:
         else:
             self.sync({parent})
 
+    def _link_on_the_way(self, path: bytes) -> bytes:
+        """Return the first directory above a final name that is a link; b"" if none is.
+
+        Behind it may be anybody's files, SOURCE's originals among them, or the place of another result.
+        """
+        found = b""
+        while path := os.path.dirname(path):
+            if os.path.islink(self.final(path)):
+                found = path
+        return found
+
     def _objection(self, result: Result, journal: Journal) -> Obstacle | None:
         """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
-        if not self.in_place:
-            return self.obstacle(result.path, journal.find(result.path))
+        found = self.obstacle(result.path, None if self.in_place else journal.find(result.path))
+        if found or not self.in_place:
+            return found
         try:
             status = os.lstat(self.final(result.path))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            return Obstacle(FailureKind.CHANGED, f"the source is gone: {error.strerror}")
         except OSError as error:
-            return _unseen(error)
+            return Obstacle(FailureKind.CHANGED, f"the source is gone: {error.strerror}")
         as_read = (result.written.source_size, result.written.source_mtime_ns)
         as_written = (result.written.size, result.written.mtime_ns)
         if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
@@ -175,11 +189,16 @@ class Target:
         return None
 
     def _already(self, result: Result, journal: Journal) -> bool:
-        """Whether an earlier try of this very commit came through, and only its answer was lost."""
+        """Whether an earlier clerk of this run has committed this very result, and only its answer was lost."""
         if os.path.lexists(result.temp):
             return False
         row = journal.find(result.path)
-        return row is not None and row.digest == result.written.digest
+        if row is None or not journal.is_of_this_run(row) or row.digest != result.written.digest:
+            return False
+        try:
+            return is_as_written(os.lstat(self.final(result.path)), row)
+        except OSError:
+            return False
 
     def _rename(self, result: Result) -> None:
         final = self.final(result.path)
@@ -232,10 +251,6 @@ def is_as_written(status: os.stat_result, row: Row) -> bool:
 
 def _beside(temp: bytes, final: bytes) -> bytes:
     return os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
-
-
-def _unseen(error: OSError) -> Obstacle:
-    return Obstacle(FailureKind.WRITE, f"the target's name cannot be looked at: {error.strerror}")
 
 
 def _failure(result: Result, error: OSError) -> CommitFailure:

@@ -176,6 +176,10 @@ class Journal:
         """Return whether the content alone decided this failure, under the version and settings of now."""
         return row.kind is not None and RETRY[row.kind].settles and row.judge == self._judge
 
+    def is_of_this_run(self, row: Row) -> bool:
+        """Return whether this run wrote it: an earlier clerk of it, perhaps."""
+        return row.run == self._run
+
     def begin(self, attempts: Iterable[Begun]) -> None:
         """Remember attempts until their file ends."""
         with _transaction(self._database):

@@ -1,7 +1,7 @@
 """Walking SOURCE: which paths are files to be done, and which must be named and left.
 
-Opens no file. Follows symlinks to files and to directories, as archives are full of them, and notices a
-directory that contains itself. Paths are bytes, relative to SOURCE: file names need not be UTF-8.
+Opens no file. Follows symlinks to files and to directories, as archives are full of them, but not into TARGET, nor
+where paths without end would come of it. Paths are bytes, relative to SOURCE: file names need not be UTF-8.
 """
 
 import errno
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from dcmpool.model import FailureKind, stored_time
+from dcmpool.text import shown
 
 STATE_DIRECTORY: Final = b".dcmpool"
-"""dcmpool's own folder in a TARGET; never walked."""
-
-_MAX_LINKS = 40
-"""Symlinked directories inside each other, as the kernel's own limit (path_resolution(7), ELOOP)."""
+"""dcmpool's own folder at the top of a TARGET, and so of a SOURCE that is or was one; not walked."""
 
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO",
@@ -69,19 +67,26 @@ def walk(source: bytes, *, target: bytes | None) -> Iterator[File | Note]:
     if os.path.isdir(source):
         yield from _Walk(source, target).run()
         return
-    found = look(source, os.path.basename(source), in_place=False)
+    found = look(source, os.path.basename(source), in_place=target is None)
     if not isinstance(found, tuple):
         yield found
 
 
 class _Walk:
-    """One walk: which directories are not to be entered."""
+    """One walk: which directories are not to be entered.
+
+    A link that is met at its own place is followed, however many lead to the same directory: each is wanted where it
+    is. One that is met below another link is followed once: two links in each of forty directories would else make 2^40
+    paths; so no directory is walked more often than once and twice for each link.
+    """
 
     def __init__(self, source: bytes, target: bytes | None) -> None:
         self._source = source
         self._in_place = target is None
         self._target = os.path.realpath(target) if target else b""
         self._target_itself = _identity(os.stat(target)) if target else None
+        self._followed: dict[tuple[tuple[int, int], bytes], bytes] = {}
+        """Links met below another: directory and name of each, and the path by which it was followed."""
 
     def run(self) -> Iterator[File | Note]:
         pending = [_Directory(b"", (_identity(os.stat(self._source)),), 0)]
@@ -93,6 +98,10 @@ class _Walk:
                     yield Note(directory.path or b".", FailureKind.READ, problem)
                     continue
                 path = os.path.join(directory.path, name)
+                if path == STATE_DIRECTORY:
+                    if not self._in_place:  # in place it is this very run's
+                        yield Note(path, None, "dcmpool's own folder, of a run that wrote here")
+                    continue
                 found = look(os.path.join(self._source, path), path, in_place=self._in_place)
                 if not isinstance(found, tuple):
                     yield found
@@ -107,12 +116,16 @@ class _Walk:
     def _why_not(self, directory: _Directory, *, is_link: bool) -> str:
         """Say why a directory must not be entered; "" if it may."""
         *above, itself = directory.ancestors
-        if itself in above or directory.links > _MAX_LINKS:
+        if itself in above:
             return "a link to a directory that contains it"
         if itself == self._target_itself:
             return "a link to the target" if is_link else "the target of this run"
         if is_link and self._target and self._is_in_target(directory.path):
             return "a link into the target"
+        if is_link and directory.links > 1:
+            link = above[-1], os.path.basename(directory.path)
+            first = self._followed.setdefault(link, directory.path)
+            return "" if first == directory.path else f"a link that is followed already, as {shown(first)}"
         return ""
 
     def _is_in_target(self, path: bytes) -> bool:
@@ -144,7 +157,7 @@ def _unseen(full: bytes, path: bytes, error: OSError | ValueError) -> Note:
             return Note(path, None, "a link to nothing")
         return Note(path, FailureKind.READ, "no such file")
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return Note(path, None, "a link that leads back to itself")
+        return Note(path, None, "a link that leads back to itself, or by more than 40 links")
     return Note(path, FailureKind.READ, f"cannot be looked at: {getattr(error, 'strerror', None) or error}")
 
 
@@ -152,7 +165,7 @@ def _entries(directory: bytes) -> list[tuple[bytes, bool, str]]:
     """Return (name, is it a link, problem) of each entry, sorted; a directory that cannot be read is one problem."""
     try:
         with os.scandir(directory) as entries:
-            return sorted((entry.name, _is_symlink(entry), "") for entry in entries if entry.name != STATE_DIRECTORY)
+            return sorted((entry.name, _is_symlink(entry), "") for entry in entries)
     except OSError as error:
         return [(b"", False, f"the directory cannot be read: {error.strerror}")]
 

@@ -18,7 +18,7 @@ from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
-from dcmpool.scan import File, Note, base_of, look, walk
+from dcmpool.scan import STATE_DIRECTORY, File, Note, base_of, look, walk
 from dcmpool.text import words
 
 _FLUSH_SECONDS = 0.02
@@ -100,6 +100,9 @@ class Walker:
             if relative == b"." or relative.startswith(b"../"):
                 yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
                 continue
+            if relative.split(b"/", 1)[0] == STATE_DIRECTORY:
+                yield Note(relative, FailureKind.READ, "the list names what lies in dcmpool's own folder")
+                continue
             found = look(full, relative, in_place=self._order.in_place)
             yield (
                 found if not isinstance(found, tuple) else Note(relative, FailureKind.READ, "a directory, not a file")
@@ -115,7 +118,7 @@ class Walker:
             self._offer(found)
             return
         row = self._journal.find(found.path)
-        if row is not None and row.run == self._order.run:
+        if row is not None and self._journal.is_of_this_run(row):
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
         if row is not None and self._is_settled(found, row):
             self._settled += row.kind is None
@@ -165,7 +168,7 @@ class Walker:
     def _drop_settled(self) -> None:
         """Drop what was committed since the walk met it; in the lock, so that no acknowledgement overtakes this."""
         rows = ((item, self._journal.find(item.path)) for item in self._items)
-        left = [item for item, row in rows if row is None or row.run != self._order.run]
+        left = [item for item, row in rows if row is None or not self._journal.is_of_this_run(row)]
         if len(left) < len(self._items):
             self._credit.release(len(self._items) - len(left))
         self._items = left

@@ -77,6 +77,37 @@ def test_a_commit_whose_answer_was_lost_may_be_repeated(place: Place, journal: J
     assert place.files() == {"CT1": "one", "CT2": "two"}
 
 
+@pytest.mark.parametrize("stands", ["as written", "changed", "gone"])
+def test_that_an_earlier_run_had_the_same_result_does_not_make_this_one_done(tmp_path: Path, stands: str) -> None:
+    """Its temp file is gone, who knows why: nothing was renamed in this run, so the worker makes it once more."""
+    place = Place(tmp_path, overwrite=True)
+    with closing(place.journal("run0")) as journal:
+        assert place.target.commit([place.result("CT", "pixels", 1)], journal) == ([1], [])
+    if stands == "gone":
+        (tmp_path / "CT").unlink()
+    elif stands == "changed":
+        place.put("CT", "edited")
+    with closing(place.journal("run1")) as journal:
+        result = place.result("CT", "pixels", 2)
+        os.unlink(result.temp)
+        assert [kind for kind, _ in failed(place, journal, result)] == [FailureKind.WRITE]
+
+
+@pytest.mark.parametrize("stands", ["changed", "gone"])
+def test_a_commit_whose_answer_was_lost_is_done_only_if_the_result_stands(tmp_path: Path, stands: str) -> None:
+    """Somebody was at it between the death of one clerk and the next."""
+    place = Place(tmp_path, overwrite=True)
+    with closing(place.journal()) as journal:
+        result = place.result("CT", "pixels")
+        assert place.target.commit([result], journal) == ([1], [])
+        if stands == "gone":
+            (tmp_path / "CT").unlink()
+        else:
+            place.put("CT", "edited")
+            os.utime(tmp_path / "CT", ns=(MTIME_NS, MTIME_NS + 1))
+        assert [kind for kind, _ in failed(place, journal, result)] == [FailureKind.WRITE]
+
+
 def test_a_result_may_replace_what_we_wrote(place: Place, journal: Journal) -> None:
     """A source that changed is done again."""
     place.target.commit([place.result("CT", "old", 1)], journal)
@@ -111,13 +142,12 @@ def test_an_altered_result_is_not_replaced(place: Place, journal: Journal) -> No
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_name_that_can_no_longer_be_looked_at_is_one_failure(tmp_path: Path, in_place: bool) -> None:
-    """It changed between walk and commit: the others of its batch are done."""
+def test_a_name_that_cannot_be_looked_at_is_one_failure(tmp_path: Path, in_place: bool) -> None:
+    """The others of its batch are done."""
     place = Place(tmp_path, in_place)
     with closing(place.journal()) as journal:
         place.put("CT2", "old")
-        (tmp_path / "loop").symlink_to("loop")
-        results = [place.result("loop/CT1", "one", 1), place.result("CT2", "two", 2)]
+        results = [place.result("x" * 256, "one", 1), place.result("CT2", "two", 2)]
         if not in_place:
             (tmp_path / "CT2").unlink()
         done, failures = place.target.commit(results, journal)
@@ -157,6 +187,19 @@ def test_a_directory_in_the_way_is_not_replaced(tmp_path: Path, overwrite: bool)
         place.put("CT/inside", "x")
         ((kind, _),) = failed(place, journal, place.result("CT", "pixels"))
         assert kind is (FailureKind.WRITE if overwrite else FailureKind.EXISTS)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_link_on_the_way_is_not_followed(tmp_path: Path, in_place: bool) -> None:
+    """It was put there after the walk had looked: behind it are other people's files, or SOURCE's."""
+    place = Place(tmp_path / "target", in_place, overwrite=not in_place)
+    with closing(place.journal()) as journal:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "CT").write_text("old")
+        os.utime(tmp_path / "elsewhere" / "CT", ns=(MTIME_NS, MTIME_NS))
+        (place.root / "a").symlink_to("../elsewhere")
+        assert [kind for kind, _ in failed(place, journal, place.result("a/CT", "pixels"))] == [FailureKind.EXISTS]
+    assert (tmp_path / "elsewhere" / "CT").read_text() == "old"
 
 
 def test_a_file_where_a_directory_is_needed_is_not_replaced(place: Place, journal: Journal) -> None:
@@ -246,13 +289,14 @@ def test_a_final_directory_on_another_file_system_gets_whole_files(
     place: Place, journal: Journal, elsewhere: Path
 ) -> None:
     """Copied beside it first, then renamed, with the result's time."""
-    (place.root / "away").symlink_to(elsewhere)
-    results = [place.result("away/CT", "pixels", 1), place.result("away/new/CT", "more", 2)]
+    os.rmdir(place.target.temp)
+    os.symlink(elsewhere, place.target.temp)
+    results = [place.result("CT", "pixels", 1), place.result("new/CT", "more", 2)]
     assert place.target.commit(results, journal) == ([1, 2], [])
-    assert sorted(os.listdir(elsewhere)) == ["CT", "new"]
-    assert os.listdir(elsewhere / "new") == ["CT"]
-    assert (elsewhere / "CT").read_text() == "pixels"
-    assert (elsewhere / "CT").stat().st_mtime_ns == MTIME_NS
+    assert place.files() == {"CT": "pixels", "new/CT": "more"}
+    assert sorted(os.listdir(place.root)) == [".dcmpool", "CT", "new"]
+    assert os.listdir(place.root / "new") == ["CT"]
+    assert (place.root / "CT").stat().st_mtime_ns == MTIME_NS
     assert place.temps() == []
 
 

@@ -132,6 +132,22 @@ def test_a_link_that_leads_to_the_target_does_not_copy_it_into_itself(
     assert "target" in {item["path"]: item["reason"] for item in ended.summary["skipped"]}[path]
 
 
+def test_links_that_multiply_paths_end(command: Command, source: Path, record: Record) -> None:
+    """Every directory is done at its own place; what is left out is named."""
+    for number in range(30):
+        (source / f"d{number}").mkdir()
+        (source / f"d{number}" / "slice.dcm").write_bytes((source / "CT0001.dcm").read_bytes())
+        for name in ("a", "b"):
+            (source / f"d{number}" / name).symlink_to(f"../d{number + 1}")
+    (source / "d30").mkdir()
+    ended = command.run("run", "series", "-o", "native", "--json")
+    assert ended.code == 0, ended
+    slices = {f"d{number}/slice.dcm": record["CT0001.dcm"] for number in range(30)}
+    assert check_series({**record, **slices}, command.path / "native") == []
+    assert len(tree(command.path / "native")) < 200
+    assert {"a link that is followed already"} == {item["reason"].split(",")[0] for item in ended.summary["skipped"]}
+
+
 def test_a_folder_that_may_not_be_read_is_named_and_the_run_has_failed(
     command: Command, source: Path, record: Record
 ) -> None:

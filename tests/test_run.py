@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +306,17 @@ def test_in_place_of_a_single_file_touches_no_other(command: Command, record: Re
     assert {name for name in before if after[name] != before[name]} == {b"CT0003.dcm"}
 
 
+def test_in_place_a_single_link_is_left_alone_and_named(command: Command, record: Record) -> None:
+    """As a link in a tree is: a result renamed over it would break it."""
+    (command.path / "link.dcm").symlink_to("series/CT0001.dcm")
+    before = (command.path / "series" / "CT0001.dcm").read_bytes()
+    ended = command.run("run", "link.dcm", "--in-place", "--json")
+    assert ended.code == 0, ended
+    assert [item["path"] for item in ended.summary["skipped"]] == ["link.dcm"]
+    assert (command.path / "link.dcm").is_symlink()
+    assert (command.path / "series" / "CT0001.dcm").read_bytes() == before
+
+
 def test_in_place_leaves_links_and_what_they_point_to_alone_and_names_them(command: Command, record: Record) -> None:
     save(one_slice(), command.path / "elsewhere.dcm")
     before = (command.path / "elsewhere.dcm").read_bytes()
@@ -373,9 +385,7 @@ def unlookable(series: Path, native: Path, how: str) -> str:
     """Have a file in SOURCE whose name in TARGET cannot even be looked at, or not be synced; return its path."""
     name = "sub/a.dcm"
     native.mkdir(parents=True)
-    if how == "loop":
-        (native / "sub").symlink_to("sub")
-    elif how == "long":  # for TARGET alone, whose own path is longer than SOURCE's
+    if how == "long":  # for TARGET alone, whose own path is longer than SOURCE's
         room = 4095 - len(os.fsencode(series)) - 1
         name = ("d" * 200 + "/") * (room // 201 - 1) + "f" * (room % 201 + 50)
     else:
@@ -386,11 +396,11 @@ def unlookable(series: Path, native: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("how", ["loop", "locked", "unreadable", "long"])
+@pytest.mark.parametrize("how", ["locked", "unreadable", "long"])
 def test_a_name_in_the_target_that_cannot_be_looked_at_is_its_files_failure(
     command: Command, record: Record, how: str, overwrite: bool
 ) -> None:
-    """ELOOP, EACCES, ENAMETOOLONG; and a directory that takes a name but cannot be synced. The others are done."""
+    """EACCES, ENAMETOOLONG; and a directory that takes a name but cannot be synced. The others are done."""
     native = command.path / ("native" + "x" * 200)
     name = unlookable(command.path / "series", native, how)
     options = ["--json", *["--overwrite"] * overwrite]
@@ -405,16 +415,46 @@ def test_a_name_in_the_target_that_cannot_be_looked_at_is_its_files_failure(
     assert check_series(record, native) == []
 
 
-def test_a_link_in_the_target_does_not_lead_results_out_of_it(command: Command, record: Record) -> None:
-    """TARGET/sub leads elsewhere, where a file of that name is: it is not dcmpool's and stays."""
-    save(one_slice(), command.path / "series" / "sub" / "a.dcm")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("leads_to", ["../series/sub", "../elsewhere", "other"])
+def test_a_link_in_the_target_leads_no_result_elsewhere(
+    command: Command, record: Record, leads_to: str, overwrite: bool
+) -> None:
+    """TARGET/sub leads to SOURCE, where it would overwrite the original, out of TARGET, or to another's place."""
+    source, native = command.path / "series", command.path / "native"
+    for name in ("sub/a.dcm", "sub/deep/a.dcm", "other/a.dcm"):
+        save(one_slice(), source / name)
+    before = tree(source)
     (command.path / "elsewhere").mkdir()
-    (command.path / "elsewhere" / "a.dcm").write_text("mine")
-    (command.path / "native").mkdir()
-    (command.path / "native" / "sub").symlink_to("../elsewhere")
-    ended = command.run("run", "series", "-o", "native", "--json")
-    assert ended.code == 1
-    assert (command.path / "elsewhere" / "a.dcm").read_text() == "mine"
+    (native / "other").mkdir(parents=True)
+    (native / "sub").symlink_to(leads_to)
+    ended = command.run("run", "series", "-o", "native", "--json", *["--overwrite"] * overwrite)
+    assert tree(source) == before
+    assert tree(command.path / "elsewhere") == {}
+    assert ended.code == 1, ended
+    assert {path: item["kind"] for path, item in ended.failed.items()} == {
+        "sub/a.dcm": "EXISTS",
+        "sub/deep/a.dcm": "EXISTS",
+    }
+    assert all("link" in item["reason"] for item in ended.failed.values())
+    assert check_series(record, native) == []
+    assert (native / "other" / "a.dcm").exists()
+
+
+@pytest.mark.parametrize("leads_to", ["../elsewhere", "sub"])
+def test_in_place_a_list_leads_through_no_link(command: Command, record: Record, leads_to: str) -> None:
+    """As the walk does not: what lies behind a link out of SOURCE is not the user's to lose."""
+    for folder in ("elsewhere", "series/sub"):
+        save(one_slice(), command.path / folder / "a.dcm")
+    before = tree(command.path)
+    (command.path / "series" / "link").symlink_to(leads_to)
+    (command.path / "list").write_text("link/a.dcm\nCT0001.dcm\n")
+    ended = command.run("run", "series", "--in-place", "--files-from", "list", "--json")
+    assert ended.code == 1, ended
+    assert ended.failed.keys() == {"link/a.dcm"}
+    assert "link" in ended.failed["link/a.dcm"]["reason"]
+    after = tree(command.path)
+    assert {path for path in before if after[path] != before[path]} == {b"series/CT0001.dcm"}
 
 
 # --files-from
@@ -550,6 +590,34 @@ def test_a_source_with_a_dcmpool_folder_of_its_own(command: Command, record: Rec
     again = command.run("run", "one", "-o", "two", "--json")
     assert again.code == 0
     assert again.summary["counts"]["settled"] == len(record)
+    assert [item["path"] for item in again.summary["skipped"]] == [".dcmpool"]
+
+
+def test_what_is_called_like_our_folder_further_down_is_as_any_other(command: Command, record: Record) -> None:
+    for name in ("sub/.dcmpool/a.dcm", "sub/deep/.dcmpool"):
+        save(one_slice(), command.path / "series" / name)
+    ended = command.run("run", "series", "-o", "native", "--json")
+    assert ended.code == 0, ended
+    assert ended.summary["counts"]["decompressed"] == len(record) + 2
+    assert tree(command.path / "native").keys() == tree(command.path / "series").keys()
+    for folder in ("series", "native"):
+        shutil.rmtree(command.path / folder / "sub")  # else they look like temp files left behind
+
+
+@pytest.mark.parametrize("target", [["-o", "two"], ["--in-place"]], ids=str)
+def test_a_list_does_not_lead_into_our_folder(command: Command, record: Record, target: list[str]) -> None:
+    """A result called .dcmpool/journal.sqlite would take the place of the journal that is in use."""
+    assert command.run("run", "series", "-o", "one").code == 0
+    save(one_slice(), command.path / "one" / ".dcmpool" / "a.dcm")
+    (command.path / "list").write_text(".dcmpool/journal.sqlite\n.dcmpool/a.dcm\n.dcmpool\nCT0001.dcm\n")
+    before = (command.path / "one" / ".dcmpool" / "a.dcm").read_bytes()
+    for _ in range(2):
+        ended = command.run("run", "one", *target, "--overwrite", "--files-from", "list", "--json")
+        assert ended.code == 1, ended
+        assert ended.failed.keys() == {".dcmpool/journal.sqlite", ".dcmpool/a.dcm", ".dcmpool"}
+    assert (command.path / "one" / ".dcmpool" / "a.dcm").read_bytes() == before
+    (command.path / "one" / ".dcmpool" / "a.dcm").unlink()
+    assert not (command.path / "two" / ".dcmpool" / "a.dcm").exists()
 
 
 def test_folders_named_like_modules_do_no_harm(command: Command, record: Record) -> None:

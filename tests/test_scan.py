@@ -131,6 +131,53 @@ def test_directories_that_contain_themselves_end_the_walk_there(tmp_path: Path) 
     )
 
 
+def test_a_directory_may_be_reached_by_any_number_of_links(tmp_path: Path) -> None:
+    """An archive that lists its studies by date and by name has each of them three times, and so has TARGET."""
+    tree(tmp_path, "store/A/slice", "by-date/x", "by-name/x")
+    for index in ("by-date", "by-name"):
+        (tmp_path / index / "A").symlink_to("../store/A")
+    assert paths(tmp_path) == [b"by-date/x", b"by-date/A/slice", b"by-name/x", b"by-name/A/slice", b"store/A/slice"]
+    assert notes(tmp_path) == {}
+
+
+def test_links_below_links_are_followed_once_beside_their_own_place(tmp_path: Path) -> None:
+    """Each link at its own place always, whatever was met before; and what is left is named with where it is."""
+    tree(tmp_path, "store/A/slice", "store/B/slice", "by-date/x", "by-name/x")
+    (tmp_path / "store" / "A" / "prior").symlink_to("../B")
+    for index in ("by-date", "by-name"):
+        (tmp_path / index / "A").symlink_to("../store/A")
+    assert paths(tmp_path) == [
+        b"by-date/x", b"by-date/A/slice", b"by-date/A/prior/slice", b"by-name/x", b"by-name/A/slice",
+        b"store/A/slice", b"store/A/prior/slice", b"store/B/slice",
+    ]  # fmt: skip
+    assert notes(tmp_path) == {b"by-name/A/prior": (None, "a link that is followed already, as by-date/A/prior")}
+
+
+@pytest.mark.timeout(20)
+def test_links_that_multiply_paths_end(tmp_path: Path) -> None:
+    """Thirty directories, each with two links to the next: a thousand million paths, of thirty files."""
+    for number in range(30):
+        tree(tmp_path, f"d{number:02}/file")
+        for name in ("a", "b"):
+            (tmp_path / f"d{number:02}" / name).symlink_to(f"../d{number + 1:02}")
+    tree(tmp_path, "d30/file")
+    walked = paths(tmp_path)
+    assert len(walked) == len(set(walked)) < 31 + 2 * 30 + 2 * 30
+    assert {b"d%02d/file" % number for number in range(31)} <= set(walked)
+    assert {b"d%02d/%s/file" % (number, name) for number in range(30) for name in (b"a", b"b")} <= set(walked)
+    assert {kind for kind, _ in notes(tmp_path).values()} == {None}
+
+
+def test_more_links_inside_each_other_than_the_kernel_follows_are_named(tmp_path: Path) -> None:
+    for number in range(45):
+        tree(tmp_path, f"d{number:02}/file")
+        (tmp_path / f"d{number:02}" / "next").symlink_to(f"../d{number + 1:02}")
+    tree(tmp_path, "d45/file")
+    named = notes(tmp_path)
+    assert named[b"d00" + b"/next" * 41] == (None, "a link that leads back to itself, or by more than 40 links")
+    assert {b"d%02d/file" % number for number in range(46)} <= set(paths(tmp_path))
+
+
 def test_a_directory_that_cannot_be_read_is_a_failure_and_the_walk_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,10 +202,14 @@ def test_any_name_comes_as_its_bytes(name: bytes, tmp_path: Path) -> None:
     assert [(e.path, e.size) for e in found(tmp_path) if isinstance(e, File)] == [(name + b"/" + name, 5)]
 
 
-def test_our_own_folder_is_never_walked(tmp_path: Path) -> None:
-    """A run in place over a TARGET must not meet its own journal."""
-    tree(tmp_path, ".dcmpool/journal.sqlite", "deep/.dcmpool/tmp/x", "deep/.dcmpool-not/file", "file")
-    assert paths(tmp_path) == [b"file", b"deep/.dcmpool-not/file"]
+@pytest.mark.parametrize("in_place", [False, True])
+def test_our_own_folder_is_left_at_the_top_alone(tmp_path: Path, in_place: bool) -> None:
+    """There it is a TARGET's state; what has its name further down is somebody's own, and nothing vanishes."""
+    tree(tmp_path, ".dcmpool/journal.sqlite", "deep/.dcmpool/tmp/x", "deep/.dcmpool-not/file", "file", "other/.dcmpool")
+    walked = [b"file", b"deep/.dcmpool/tmp/x", b"deep/.dcmpool-not/file", b"other/.dcmpool"]
+    assert paths(tmp_path, in_place=in_place) == walked
+    named = {b".dcmpool": (None, "dcmpool's own folder, of a run that wrote here")}
+    assert notes(tmp_path, in_place=in_place) == ({} if in_place else named)
 
 
 def test_in_place_links_are_named_and_left(tmp_path: Path) -> None:
