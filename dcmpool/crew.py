@@ -231,14 +231,6 @@ class Crew:
         """Forget a child that is proved dead, or never came to be."""
         del self._workers[worker.id]
 
-    def shift(self, seconds: float) -> None:
-        """Move every deadline: this process itself was stopped for so long."""
-        for worker in self._workers.values():
-            worker.begun += seconds
-            for name in ("deadline", "look_at", "stuck_since", "stalled_since"):
-                if (moment := getattr(worker, name)) is not None:
-                    setattr(worker, name, moment + seconds)
-
     def _finish_off(self, worker: Worker, now: float) -> None:
         worker.killed = True
         worker.deadline = now + self._limits.lost_seconds

@@ -220,17 +220,6 @@ class Pool:
         self._pay_credit()
         self._finish(now)
 
-    def shift(self, seconds: float) -> None:
-        """Move all deadlines: this process was stopped, and no child is to suffer for it."""
-        self.crew.shift(seconds)
-        if self._commit_waits_since is not None:
-            self._commit_waits_since += seconds
-        if self._shut_since is not None:
-            self._shut_since += seconds
-        if self._walk_waits_since is not None:
-            self._walk_waits_since += seconds
-        self.storage.shift(seconds)
-
     # --- events of a child
 
     def launched(self, number: int, pid: int, now: float) -> None:

@@ -99,6 +99,7 @@ class Supervisor:
         self._opened = self._finished = False
         self._clerk_deaths = self._forkserver_deaths = 0
         self._signals = 0
+        self._stood_still = 0.0
         self._begun = clock()
 
     def run(self) -> Report:
@@ -115,7 +116,7 @@ class Supervisor:
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._check_sandbox()
-                self._pool.begin(self._clock())
+                self._pool.begin(self._now())
                 self._start()
                 self._loop()
                 return self._report()
@@ -138,18 +139,16 @@ class Supervisor:
 
     def _loop(self) -> None:
         while True:
-            before = self._clock()
+            before = self._now()
             self._perform()
             if self._pool.is_over and (self._finished or self._pool.clerk_gave_up):
                 return
             timeout = self._timeout(before)
-            for key, _ in self._selector.select(timeout):
+            events = self._selector.select(timeout)
+            self._discount(before, timeout)
+            for key, _ in events:
                 key.data()
-            now = self._clock()
-            if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
-                # This process was stopped. The wait that it was in ends without a look at what has come meanwhile, so
-                # all deadlines are as far away as they were before it, and the next wait shows what has come.
-                self._pool.shift(now - before)
+            now = self._now()
             if self._signals >= 2:
                 self._abort()
                 return
@@ -158,6 +157,20 @@ class Supervisor:
             self._pool.tick(now)
             if self._progress.is_due(now):
                 self._progress.show(self._snapshot(now), now)
+
+    def _now(self) -> float:
+        """Return the run's own time, in seconds: it stands still while this process does, so no child suffers."""
+        return self._clock() - self._stood_still
+
+    def _discount(self, before: float, timeout: float | None) -> None:
+        """Notice after a wait whether this process was stopped in it (Ctrl-Z, a frozen machine).
+
+        Such a wait may end without a look at what has come meanwhile. So the run's own time is again as it was before
+        it, all deadlines are as far away, and the next wait shows what has come.
+        """
+        waited = self._now() - before
+        if timeout is not None and waited > timeout + _OVERRUN_SECONDS:
+            self._stood_still += waited
 
     def _timeout(self, now: float) -> float | None:
         deadlines = [*self._awaiting_code.values()]
@@ -233,7 +246,7 @@ class Supervisor:
         child = self._children.get(number)
         if child is None or number not in self._pool.crew or child.channel not in self._selector.get_map():
             return  # closed by an event of the same wait
-        now = self._clock()
+        now = self._now()
         try:
             messages, closed = child.receive()
         except ProtocolError as error:
@@ -256,10 +269,10 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         child.is_dead = True
         if child.code is not None or child.maker.is_closed:
-            self._died(number, child.code, self._clock())
+            self._died(number, child.code, self._now())
         else:
             self._pool.proved_dead(number)
-            self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
+            self._awaiting_code[number] = self._now() + _STATUS_SECONDS
 
     def _on_exited(self, message: Exited) -> None:
         child = self._children.get(message.child)
@@ -268,7 +281,7 @@ class Supervisor:
         child.code = message.code
         if child.is_dead:
             self._awaiting_code.pop(message.child, None)
-            self._died(message.child, message.code, self._clock())
+            self._died(message.child, message.code, self._now())
 
     def _give_up_on_codes(self, now: float) -> None:
         for number, deadline in list(self._awaiting_code.items()):
@@ -316,7 +329,7 @@ class Supervisor:
     def _examine(self, number: int) -> None:
         child = self._children[number]
         worker = self._pool.crew[number]
-        now = self._clock()
+        now = self._clock()  # not the run's own time: a child may have worked on while this process was stopped
         seen_at, before = child.seen or (now, None)
         found = with_share(diagnose.examine(child.pid), before, now - seen_at)
         child.seen = now, found
@@ -326,7 +339,7 @@ class Supervisor:
         reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {why} ({found.text()})"
         side = diagnose.waits_for(found, stage)
         look = Look(side, found.mark, stage, is_stopped=found.is_stopped, reason=reason)
-        self._pool.examined(number, look, self._clock())
+        self._pool.examined(number, look, self._now())
         self._perform()
 
     def _close_child(self, number: int) -> None:
@@ -371,7 +384,7 @@ class Supervisor:
         number = message.child
         self._children[number].launched(message.pid, pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
-        self._pool.launched(number, message.pid, self._clock())
+        self._pool.launched(number, message.pid, self._now())
 
     def _on_forkserver_death(self) -> None:
         """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
@@ -411,7 +424,7 @@ class Supervisor:
         messages = self._clerk_stream.receive()
         if not messages:
             return
-        now = self._clock()
+        now = self._now()
         for message in messages:
             match message:
                 case Opened():
@@ -438,7 +451,7 @@ class Supervisor:
         if not self._opened:
             raise kind(message.reason)
         self._pool.stop(LaunchError(f"the clerk cannot go on: {message.reason}"))
-        self._pool.give_up(self._clock())
+        self._pool.give_up(self._now())
 
     def _on_clerk_death(self) -> None:
         last_words = self._clerk.last_words()
@@ -452,7 +465,7 @@ class Supervisor:
             if not self._opened:
                 raise error
             self._pool.stop(error)
-            self._pool.give_up(self._clock())
+            self._pool.give_up(self._now())
             return
         self._start_clerk()
 
@@ -548,7 +561,7 @@ class Supervisor:
             failed=len(self._tally.failed),
             kills=self._pool.crew.kills,
             retries=self._tally.retries,
-            seconds=now - self._begun,
+            seconds=self._clock() - self._begun,
             activities=tuple(
                 Activity(worker.job.path, self._children[worker.id].stage, worker.phase.value, now - worker.begun)
                 for worker in busy

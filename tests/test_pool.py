@@ -293,10 +293,6 @@ class PoolMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.world.advance(seconds)
 
-    @rule(seconds=st.sampled_from([2.0, 100.0]))
-    def suspend(self, seconds: float) -> None:
-        self.world.suspend(seconds)
-
     @rule()
     def storage_stalls(self) -> None:
         self.world.stalled = True
@@ -605,28 +601,6 @@ def test_time_at_the_gate_is_not_the_jobs_own() -> None:
     assert second.term_at is None
     world.advance(0.125)
     assert second.term_at == world.now
-
-
-def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
-    """Ctrl-Z for a minute moves every deadline by a minute."""
-    world = started(2)
-    world.advance(4.0)
-    world.suspend(60.0)
-    world.advance(3.875)
-    assert world.pool.crew.kills == 0
-    world.advance(0.125)
-    assert world.pool.crew.kills == 2
-    world.behave()
-
-
-def test_time_in_which_the_supervisor_stood_still_is_nobodys() -> None:
-    """An attempt is not remembered as a long one for it."""
-    world = started(1, workers=1)
-    world.advance(0.5)
-    world.suspend(60.0)
-    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
-    world.advance(0.5)
-    assert [m for m in world.clerk.inbox if isinstance(m, Begin)]
 
 
 def in_phase(name: Phase) -> tuple[World, SimChild]:

@@ -181,14 +181,6 @@ class World:
             self._tick()
         self.now = end
 
-    def suspend(self, seconds: float) -> None:
-        """Stop the supervisor itself for a while (Ctrl-Z), as its loop notices it."""
-        self.now += seconds
-        self._deaths = {number: (due + seconds, code) for number, (due, code) in self._deaths.items()}
-        for child in self.children.values():
-            child.term_at = child.term_at + seconds if child.term_at is not None else None
-        self.step(lambda: self.pool.shift(seconds))
-
     def _next_wake(self) -> float | None:
         dues = [due for due, _ in self._deaths.values()]
         deadline = self.pool.next_deadline()
