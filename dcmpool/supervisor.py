@@ -23,11 +23,13 @@ from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
-from dcmpool.crew import Phase
+from dcmpool.dispatch import scratch_name
+from dcmpool.endings import how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
 from dcmpool.evidence import MAX_KEPT, Death, with_share
+from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind
-from dcmpool.pool import Pool, how_it_died, scratch_name
+from dcmpool.pool import Pool
 from dcmpool.progress import Activity, Progress, Snapshot
 from dcmpool.protocol import (
     FROM_CLERK,
@@ -36,7 +38,6 @@ from dcmpool.protocol import (
     TO_CLERK,
     TO_FORKSERVER,
     Exited,
-    Finished,
     Keep,
     Launch,
     Launched,
@@ -96,7 +97,7 @@ class Supervisor:
         self._temp = self._base = b""
         self._kept = 0
         self._unconfined = self._config.sandbox.mode == "off"
-        self._opened = self._finished = False
+        self._opened = False
         self._clerk_deaths = self._forkserver_deaths = 0
         self._signals = 0
         self._stood_still = 0.0
@@ -141,7 +142,7 @@ class Supervisor:
         while True:
             before = self._now()
             self._perform()
-            if self._pool.is_over and (self._finished or self._pool.clerk_gave_up):
+            if self._pool.is_over:
                 return
             timeout = self._timeout(before)
             events = self._selector.select(timeout)
@@ -232,8 +233,7 @@ class Supervisor:
         try:
             child = self._children[number] = Child(self._forkserver)
         except OSError as error:
-            self._pool.stop(LaunchError(f"workers cannot be launched: {error.strerror}"))
-            self._pool.not_launched(number)
+            self._pool.not_launched(number, error.strerror or "")
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
@@ -244,7 +244,7 @@ class Supervisor:
 
     def _on_channel(self, number: int) -> None:
         child = self._children.get(number)
-        if child is None or number not in self._pool.crew or child.channel not in self._selector.get_map():
+        if child is None or child.is_dead or child.channel not in self._selector.get_map():
             return  # closed by an event of the same wait
         now = self._now()
         try:
@@ -296,7 +296,7 @@ class Supervisor:
     def _keep_evidence(self, number: int, code: int | None, now: float) -> None:
         """Have the clerk keep what is known of a child that died over a file."""
         child, worker = self._children[number], self._pool.crew[number]
-        if worker.job is None or (worker.killed and worker.cause is None) or self._kept >= MAX_KEPT:
+        if worker.job is None or worker.is_retired or self._kept >= MAX_KEPT:
             return
         self._kept += 1
         seen = child.seen[1] if child.seen else None
@@ -431,8 +431,6 @@ class Supervisor:
                     self._on_opened(message, now)
                 case Refused():
                     self._on_refused(message)
-                case Finished():
-                    self._finished = True
                 case _:
                     self._clerk_deaths = 0
                     self._pool.from_clerk(message, now)
@@ -457,10 +455,10 @@ class Supervisor:
         last_words = self._clerk.last_words()
         self._on_clerk()
         self._close_helper(self._clerk)
-        if self._finished:
+        if not self._pool.needs_clerk:
             return
         self._clerk_deaths += 1
-        if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
+        if self._clerk_deaths >= _MAX_HELPER_DEATHS:
             error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
             if not self._opened:
                 raise error
@@ -504,9 +502,6 @@ class Supervisor:
         if self._signals == 1:
             self._progress.notice("finishing the files under way; once more stops at once")
             self._pool.drain()
-            if not self._opened:
-                self._finished = True
-                self._pool.finishing = True
 
     def _abort(self) -> None:
         """Stop at once: everything that runs is killed, and the next run resumes."""

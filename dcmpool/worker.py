@@ -282,7 +282,7 @@ class Opinion(Errand):
     def _work(self) -> Message:
         with open_source(self._path) as source:
             instance = inspect(source)
-            names = [name for name in engines.second(instance, self._order.first) if name not in self._order.tried]
+            names = [name for name in engines.second(instance, self._order.first) if name not in self._order.asked]
             if not names:
                 return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
             self._engine = names[0]
