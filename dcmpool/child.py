@@ -24,13 +24,19 @@ _BOOT = (
     "name = sys.argv[2]; del sys.argv[1:3]; import_module(name).main()"
 )
 """Started with -P: a folder of the user's that is called like a library must not be imported for it."""
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
     "PYTHONSAFEPATH": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+"""What every process of ours runs with: one thread a library, one arena, nobody else's modules."""
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs `main` of a module of ours, installed or not."""
+    return [sys.executable, "-P", "-c", _BOOT, str(Path(__file__).parent.parent), module, *arguments]
 
 
 class Child:
@@ -114,8 +120,7 @@ class Helper:
         ours.setblocking(False)
         self.channel = ours
         self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
-        root = str(Path(__file__).parent.parent)
-        command = [sys.executable, "-P", "-c", _BOOT, root, module, str(theirs.fileno()), str(os.getpid()), *arguments]
+        command = python_command(module, str(theirs.fileno()), str(os.getpid()), *arguments)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
@@ -124,7 +129,7 @@ class Helper:
                 stderr=self.output,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | ENVIRONMENT,
             )
         self.pidfd = os.pidfd_open(self._process.pid)
         self.is_closed = False

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dcmpool import __version__, _os
+from dcmpool import __version__, _os, pathlist
 from dcmpool.config import MIB, Config, load, profiles
 from dcmpool.engines import ENGINE_NAMES
 from dcmpool.errors import DcmpoolError, UsageError
@@ -24,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+_INTERRUPTED = 130
+"""Exit code, as a shell has it for SIGINT."""
 
 
 class Others(StrEnum):
@@ -131,6 +135,8 @@ def run(
     except DcmpoolError as error:
         print(f"dcmpool: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:  # while the list of files comes; a run itself has its own way to end
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command()
@@ -144,6 +150,48 @@ def attempt(
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
     raise typer.Exit(make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory))
+
+
+@app.command()
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Measure the storage of this folder too.", metavar="[PATH]")
+    ] = None,
+    bench: Annotated[bool, typer.Option("--bench", help="Measure the time of each engine too.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --bench: write the fastest order, for run --config FILE.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Try every engine on known pictures, each in its own process, and say what this machine can do."""
+    from dcmpool import chart  # noqa: PLC0415 - of no use to a run
+    from dcmpool import doctor as surgery  # noqa: PLC0415
+
+    try:
+        _os.check_platform()
+        if write and not bench:
+            raise UsageError("--write needs --bench, which measures what is to be written")
+        health = surgery.examine(measure=bench, folder=folder)
+        if write:
+            _write_new(write, chart.order_as_toml(surgery.fastest(health.findings)))
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        print(health.to_json())
+    else:
+        from rich.console import Console  # noqa: PLC0415 - slow to import
+
+        chart.print_health(health, Console())
+    raise typer.Exit(1 if health.ailments else 0)
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
@@ -163,8 +211,8 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
         root = full.with_name(full.name + "-decompressed")
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
-    listed = "/dev/stdin" if files_from == "-" else files_from or ""
-    return Task(os.fsencode(full), os.fsencode(root), in_place, os.fsencode(listed))
+    listed = None if files_from is None else pathlist.hold(files_from)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
 
 
 def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:

@@ -22,6 +22,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a result cannot get its final name, whatever it is."""
+
+    kind: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """The tree of results: in place, SOURCE itself."""
 
@@ -44,17 +52,21 @@ class Target:
         """Return the full final name of a result."""
         return os.path.join(self.root, path)
 
-    def obstacle(self, path: bytes, row: Row | None) -> str:
-        """Say why the file of this name must not be replaced; "" if there is none or it may be."""
+    def obstacle(self, path: bytes, row: Row | None) -> Obstacle | None:
+        """Say what keeps a result from this name: a file that must not be replaced, or a name that cannot be had."""
         try:
             status = os.lstat(self.final(path))
         except (FileNotFoundError, NotADirectoryError):
-            return ""
+            return None
+        except OSError as error:
+            return _unseen(error)
         if self.in_place or self.overwrite or (row is not None and is_as_written(status, row)):
-            return ""
+            return None
         if row is not None and row.result_size is not None:
-            return "the result was changed after dcmpool wrote it; --overwrite replaces it"
-        return "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
+            reason = "the result was changed after dcmpool wrote it; --overwrite replaces it"
+        else:
+            reason = "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
+        return Obstacle(FailureKind.EXISTS, reason)
 
     def commit(self, results: list[Result], journal: Journal) -> tuple[list[int], list[CommitFailure]]:
         """Give each result its final name, durably; return the jobs done and those that failed.
@@ -65,7 +77,8 @@ class Target:
             The journal cannot be written; nothing is acknowledged, and all may be repeated.
         """
         results = list({result.temp: result for result in results}.values())
-        failures = [failure for result in results if (failure := self._objection(result, journal))]
+        objections = [(result.job, self._objection(result, journal)) for result in results]
+        failures = [CommitFailure(job, found.kind, found.reason) for job, found in objections if found]
         refused = {failure.job for failure in failures}
         fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
         journal.intend(fresh)
@@ -89,7 +102,7 @@ class Target:
         """Settle the renames that a dead run left half done: by what stands on disk."""
         done, undone = [], []
         for intent in journal.intents():
-            if self._took_place(intent):
+            if intent.row is not None and self._took_place(intent, intent.row):
                 done.append(intent.row)
             else:
                 undone.append(intent.path)
@@ -145,20 +158,21 @@ class Target:
         else:
             self.sync({parent})
 
-    def _objection(self, result: Result, journal: Journal) -> CommitFailure | None:
+    def _objection(self, result: Result, journal: Journal) -> Obstacle | None:
         """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
-        if self.in_place:
-            try:
-                status = os.lstat(self.final(result.path))
-            except OSError as error:
-                return CommitFailure(result.job, FailureKind.CHANGED, f"the source is gone: {error.strerror}")
-            as_read = (result.written.source_size, result.written.source_mtime_ns)
-            as_written = (result.written.size, result.written.mtime_ns)
-            if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
-                return CommitFailure(result.job, FailureKind.CHANGED, "the source changed while it was decompressed")
-            return None
-        reason = self.obstacle(result.path, journal.find(result.path))
-        return CommitFailure(result.job, FailureKind.EXISTS, reason) if reason else None
+        if not self.in_place:
+            return self.obstacle(result.path, journal.find(result.path))
+        try:
+            status = os.lstat(self.final(result.path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            return Obstacle(FailureKind.CHANGED, f"the source is gone: {error.strerror}")
+        except OSError as error:
+            return _unseen(error)
+        as_read = (result.written.source_size, result.written.source_mtime_ns)
+        as_written = (result.written.size, result.written.mtime_ns)
+        if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
+            return Obstacle(FailureKind.CHANGED, "the source changed while it was decompressed")
+        return None
 
     def _already(self, result: Result, journal: Journal) -> bool:
         """Whether an earlier try of this very commit came through, and only its answer was lost."""
@@ -169,10 +183,13 @@ class Target:
 
     def _rename(self, result: Result) -> None:
         final = self.final(result.path)
+        directory = os.path.dirname(final)
+        if self.durable and os.path.isdir(directory) and not os.access(directory, os.R_OK):
+            raise PermissionError(errno.EACCES, "its directory cannot be read, and so not be synced")
         try:
             self._move(result.temp, final)
         except FileNotFoundError:
-            self.make_directory(os.path.dirname(final))
+            self.make_directory(directory)
             self._move(result.temp, final)
 
     def _move(self, temp: bytes, final: bytes) -> None:
@@ -200,12 +217,12 @@ class Target:
             _remove(beside)
             raise
 
-    def _took_place(self, intent: Intent) -> bool:
+    def _took_place(self, intent: Intent, row: Row) -> bool:
         try:
             status = os.lstat(self.final(intent.path))
         except OSError:
             return False
-        return not os.path.lexists(intent.temp) and is_as_written(status, intent.row)
+        return not os.path.lexists(intent.temp) and is_as_written(status, row)
 
 
 def is_as_written(status: os.stat_result, row: Row) -> bool:
@@ -215,6 +232,10 @@ def is_as_written(status: os.stat_result, row: Row) -> bool:
 
 def _beside(temp: bytes, final: bytes) -> bytes:
     return os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
+
+
+def _unseen(error: OSError) -> Obstacle:
+    return Obstacle(FailureKind.WRITE, f"the target's name cannot be looked at: {error.strerror}")
 
 
 def _failure(result: Result, error: OSError) -> CommitFailure:

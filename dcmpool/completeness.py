@@ -55,7 +55,7 @@ def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any]) -> Non
         for index, table in zip(scan.components, scan.dc_tables, strict=True):
             used += _bits(samples[:, :, index], table, scan, found.precision, lines)
         for (start, stop), first in zip(held, range(0, found.rows, lines), strict=True):
-            there = 8 * (stop - start - data.count(b"\xff\x00", start, stop))
+            there = 8 * (stop - start - _stuffed(data, start, stop))
             due = int(used[first : first + lines].sum())
             if 0 <= there - due < 8:
                 continue
@@ -238,6 +238,12 @@ def _intervals(data: bytes, scan: Scan) -> list[tuple[int, int]]:
     return list(zip(starts, [*marks, scan.stop], strict=True))
 
 
+def _stuffed(data: bytes, start: int, stop: int) -> int:
+    """Count the bytes 00 that follow an FF (T.81 B.1.1.5) in `data[start:stop]`; ten times as fast as bytes.count."""
+    part = np.frombuffer(data, "u1")[start:stop]
+    return int(np.count_nonzero((part[:-1] == 0xFF) & (part[1:] == 0)))
+
+
 def _lines_of_interval(scan: Scan, found: Codestream) -> int:
     lines, rest = divmod(scan.restart_interval or found.columns * found.rows, found.columns)
     if rest or not lines:  # T.81 H.1.1 wants whole lines
@@ -248,8 +254,8 @@ def _lines_of_interval(scan: Scan, found: Codestream) -> int:
 def _bits(samples: NDArray[Any], table: bytes, scan: Scan, precision: int, lines: int) -> NDArray[Any]:
     """Give the bits (code and difference) that each line of one component takes (T.81 H.1.2)."""
     differences = _differences(samples >> scan.low, scan.selection, 1 << (precision - scan.low - 1), lines)
-    costs = _costs(table)
-    bits: NDArray[Any] = costs[differences].sum(axis=1, dtype="i8")
+    costs: NDArray[Any] = np.take(_costs(table), differences)
+    bits: NDArray[Any] = costs.sum(axis=1, dtype="u4")  # a line has at most 65535 samples of at most 32 bits
     return bits
 
 
@@ -257,7 +263,7 @@ def _bits(samples: NDArray[Any], table: bytes, scan: Scan, precision: int, lines
 def _categories() -> NDArray[Any]:
     """Give the category (T.81 table H.2) of each difference modulo 2^16."""
     magnitudes = np.abs(np.arange(65536).astype("u2").view("i2").astype("i4"))
-    categories: NDArray[Any] = np.frexp(magnitudes.astype("f8"))[1].astype("u1")
+    categories: NDArray[Any] = np.frexp(magnitudes.astype("f8"))[1].astype("intp")
     return categories
 
 
@@ -266,7 +272,7 @@ def _costs(table: bytes) -> NDArray[Any]:
     bits = np.zeros(256, "u1")
     for length, category in _codes(table):
         bits[category] = length + (category if category < 16 else 0)  # 32768 alone is of category 16
-    costs: NDArray[Any] = bits[_categories()]
+    costs: NDArray[Any] = np.take(bits, _categories())
     return costs
 
 

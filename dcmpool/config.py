@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dcmpool import _os
-from dcmpool.engines import ENGINE_NAMES
+from dcmpool.engines import ENGINE_NAMES, ORDER
 from dcmpool.errors import UsageError
 
 MIB = 1024 * 1024
@@ -82,12 +82,15 @@ class Config(Section, frozen=True):
     gate: Gate = Gate()
     storage: Storage = Storage()
     sandbox: Sandbox = Sandbox()
+    engines: dict[str, tuple[str, ...]] = {}
+    """The order of engines by Transfer Syntax UID, where it is not the built-in one; what is left out is not tried."""
 
     def judging(self) -> str:
         """Return the settings that may decide whether a file fails."""
         limits = self.limits
         times = (limits.attempt_seconds, limits.floor_seconds, limits.slowest_mib_per_second)
-        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib} verify={self.work.verify}"
+        order = f" engines={sorted(self.engines.items())}" if self.engines else ""
+        return f"engine={self.work.engine} seconds={times} memory={limits.memory_mib} verify={self.work.verify}{order}"
 
     def second_share(self, *, in_place: bool) -> float:
         """Return the share of results, 0 to 1, that a second engine is to confirm."""
@@ -195,4 +198,9 @@ def _check(values: dict[str, Any], origin: str) -> Config:
     if config.work.engine and config.work.engine not in ENGINE_NAMES:
         known = ", ".join(ENGINE_NAMES)
         raise UsageError(f"{origin}: work.engine: unknown engine {config.work.engine!r}; choose one of {known}")
+    for uid, names in config.engines.items():
+        able = ORDER.get(uid, ())
+        if not names or not set(names) <= set(able) or len(set(names)) < len(names):
+            known = ", ".join(able) or "there is none"
+            raise UsageError(f"{origin}: engines: {uid}: name engines that decode it, each once: {known}")
     return config

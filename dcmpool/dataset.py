@@ -26,6 +26,7 @@ LONG_VRS: Final = frozenset(
 SHORT_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(),
 )
+_VRS: Final = LONG_VRS | SHORT_VRS
 _SEQUENCE, _FRAGMENTS, _EXPLICIT_ITEM, _IMPLICIT_ITEM, _UNKNOWN_SEQUENCE, _IMPLICIT_SEQUENCE = range(6)
 
 
@@ -66,9 +67,11 @@ def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None)
     """
     whole, end = end is None, source.end if end is None else end
     while offset < end:
-        if whole and is_padding(source, offset):
+        if whole and end - offset < 8 and is_padding(source, offset):
             return
         element = element_at(source, offset, explicit=explicit)
+        if whole and element.tag == 0 and is_padding(source, offset):
+            return
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
             element = element._replace(end=_after_sequence(source, element.value, kind))
@@ -100,13 +103,18 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
 
     An element that shows no VR in an explicit data set is read as an implicit one: real files hold such.
     """
-    head = _bytes(source, offset, 8)
-    group, number, vr, length = struct.unpack("<HH2sH", head)
-    tag, value = group << 16 | number, offset + 8
+    room = source.end - offset
+    head = source.read(offset, min(12, room))
+    vr, value = head[4:6], offset + 8
+    if room < 8 or (room < 12 and explicit and vr in LONG_VRS):
+        raise corrupt(f"the file ends in the middle of an element, at byte {source.end}")
+    tag = (head[1] << 8 | head[0]) << 16 | head[3] << 8 | head[2]
     if explicit and vr in LONG_VRS:
-        length, value = int.from_bytes(_bytes(source, value, 4), "little"), offset + 12
-    elif not explicit or not (vr.isalpha() and vr.isupper()) or group == 0xFFFE:
-        vr, length = b"", int.from_bytes(head[4:], "little")
+        value, length = offset + 12, int.from_bytes(head[8:], "little")
+    elif explicit and vr.isalpha() and vr.isupper() and tag >> 16 != 0xFFFE:
+        length = head[7] << 8 | head[6]
+    else:
+        vr, length = b"", int.from_bytes(head[4:8], "little")
     if length != UNDEFINED and value + length > source.end:
         raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.end - value}")
     return Element(tag, vr, offset, value, length, value + length)
@@ -150,7 +158,7 @@ def fragments(source: Source, pixel_data: Element) -> Iterator[tuple[int, int]]:
 
 def shows_vr(source: Source, offset: int) -> bool:
     """Tell whether the element at `offset` shows one of the VRs of PS3.5 6.2."""
-    return source.end >= offset + 8 and source.read(offset + 4, 2) in LONG_VRS | SHORT_VRS
+    return source.end >= offset + 8 and source.read(offset + 4, 2) in _VRS
 
 
 def _kind(element: Element, *, explicit: bool) -> int:

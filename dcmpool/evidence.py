@@ -9,6 +9,7 @@ source its path alone, and its bytes only where the user asked for that.
 import os
 import shlex
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -19,7 +20,16 @@ from dcmpool.protocol import KeptFile
 
 MAX_KEPT = 200
 """Deaths of a run that are kept: each may take 130 KiB, and more of them say nothing new."""
-_PACKAGES = ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "pydicom", "numpy")
+_PACKAGES = (
+    "imagecodecs",
+    "python-gdcm",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+    "pydicom",
+    "numpy",
+)
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -67,7 +77,7 @@ def files(death: Death, output: bytes, stack: bytes) -> tuple[KeptFile, ...]:
         "memory_mib": death.memory_mib,
         "reason": death.reason,
         "repeat": death.command,
-        "versions": {"dcmpool": __version__} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"dcmpool": __version__} | package_versions(),
         "process": _facts(death.evidence) if death.evidence else None,
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if not isinstance(value, dict)]
@@ -98,6 +108,12 @@ def _facts(evidence: Evidence) -> dict[str, object]:
 def _shown(path: bytes) -> str:
     """A path as text that JSON can hold: names need not be UTF-8."""
     return path.decode("utf-8", "backslashreplace")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decode, "" for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

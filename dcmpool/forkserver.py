@@ -16,9 +16,10 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 
-from dcmpool import _os, _warm, sandbox
+from dcmpool import _os, _warm, engines, sandbox
 from dcmpool.protocol import FROM_FORKSERVER, MAX_FRAME_BYTES, TO_FORKSERVER, Exited, Launch, Launched, Message, Warmed
 
 CHILD_FDS = 4
@@ -28,9 +29,12 @@ CHILD_FDS = 4
 class Forkserver:
     """Serves one supervisor over a SOCK_SEQPACKET socket (a request is one packet, with its descriptors)."""
 
-    def __init__(self, channel: socket.socket, serve_child: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, channel: socket.socket, serve_child: Callable[[int, int], None], missing: dict[str, str]
+    ) -> None:
         self._channel = channel
         self._serve_child = serve_child
+        self._missing = missing
         self._children: dict[int, int] = {}
         self._rules = -1
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,8 +46,12 @@ class Forkserver:
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
+        left = deque(_warm.THEN)
         while True:
-            for fd, _ in poll.poll():
+            events = poll.poll(0 if left else None)
+            if left and not events:
+                self._warm(left.popleft(), is_last=not left)
+            for fd, _ in events:
                 if fd == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
@@ -51,13 +59,20 @@ class Forkserver:
                 elif not self._take_request():
                     return
 
+    def _warm(self, module: str, *, is_last: bool) -> None:
+        """Load one more module between two requests: children that are made later find it there."""
+        self._missing |= _warm.load((module,))
+        if is_last:
+            _freeze()
+            self._send(Warmed(self._missing))
+
     def _take_request(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._channel, MAX_FRAME_BYTES, CHILD_FDS, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
         request = TO_FORKSERVER.decode(data)
-        if request.source and self._rules < 0:
-            self._rules = sandbox.make_rules(request.source, os.path.dirname(request.scratch))
+        if request.readable and self._rules < 0:
+            self._rules = sandbox.make_rules(request.readable, os.path.dirname(request.scratch))
         pid = self._fork(request, fds)
         self._children[pid] = request.child
         pidfd = os.pidfd_open(pid)
@@ -77,7 +92,8 @@ class Forkserver:
             for fd in (self._channel.detach(), self._wake_read, self._wake_write):
                 os.close(fd)
             _become_child(parent, request, fds)
-            if request.source:
+            engines.use(request.engines)
+            if request.readable:
                 sandbox.enter(self._rules)
             self._serve_child(fds[0], fds[3])
             code = 0
@@ -138,12 +154,15 @@ def main() -> None:
     channel, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     _os.die_with_parent(parent)
     _os.adopt_orphans()
-    missing = _warm.load()
+    missing = _warm.load(_warm.FIRST)
     serve_child = importlib.import_module(sys.argv[3]).serve_child
+    _freeze()
+    Forkserver(channel, serve_child, missing).serve()
+
+
+def _freeze() -> None:
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that children share
-    socket.send_fds(channel, [FROM_FORKSERVER.pack(Warmed(missing))], [])
-    Forkserver(channel, serve_child).serve()
 
 
 if __name__ == "__main__":

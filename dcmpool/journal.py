@@ -87,7 +87,8 @@ class Intent:
 
     path: bytes
     temp: bytes
-    row: Row
+    row: Row | None
+    """None if it was damaged since."""
 
 
 class Journal:
@@ -108,6 +109,7 @@ class Journal:
             # SQLite would open it for reading and leave its write-ahead log behind.
             raise UsageError(f"the journal cannot be written: {shown(path)}")
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
+        self._database.text_factory = lambda text: text.decode("utf-8", "replace")  # a damaged row may hold anything
         try:
             self._prepare(path)
         except BaseException:
@@ -145,7 +147,7 @@ class Journal:
     def directories(self) -> tuple[bytes, bytes] | None:
         """Return SOURCE and TARGET of the last run, None before the first."""
         found = self._database.execute("SELECT source, target FROM runs ORDER BY number DESC LIMIT 1").fetchone()
-        return (found[0], found[1]) if found else None
+        return (found[0], found[1]) if found and all(isinstance(path, bytes) for path in found) else None
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
         """Record how this run ended."""
@@ -155,9 +157,15 @@ class Journal:
             )
 
     def find(self, path: bytes) -> Row | None:
-        """Return the row of a path."""
+        """Return the row of a path; none that was damaged."""
         found = self._database.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
-        return msgspec.convert(dict(zip(Row.__struct_fields__, found, strict=True)), Row) if found else None
+        return _row(found) if found else None
+
+    def results(self) -> Iterator[tuple[bytes, Row | None]]:
+        """Give the path and row of all files that have a result of their own, by path; None for a damaged row."""
+        wanted = f"SELECT {_COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL ORDER BY path"  # noqa: S608
+        for found in self._database.execute(wanted):
+            yield found[0], _row(found)
 
     def interruptions(self, path: bytes) -> int:
         """Return how many attempts at a path were under way when their run died."""
@@ -185,9 +193,9 @@ class Journal:
             )
 
     def intents(self) -> list[Intent]:
-        """Return the renames that a dead run left half done."""
+        """Return the renames that a dead run left half done; damaged ones without a row, or not at all."""
         found = self._database.execute("SELECT path, temp, row FROM intents").fetchall()
-        return [Intent(path, temp, msgspec.msgpack.decode(row, type=Row)) for path, temp, row in found]
+        return [Intent(path, temp, _unpacked(row)) for path, temp, row in found if _is_path(path) and _is_path(temp)]
 
     def resolve(self, done: Iterable[Row], undone: Iterable[bytes]) -> None:
         """Record which renames took place and which did not."""
@@ -225,6 +233,26 @@ class Journal:
             ending.path, ending.size, ending.mtime_ns, ending.outcome, ending.kind, ending.reason,
             ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._judge,
         )  # fmt: skip
+
+
+def _row(columns: tuple[object, ...]) -> Row | None:
+    try:
+        row = msgspec.convert(dict(zip(Row.__struct_fields__, columns, strict=True)), Row)
+        row.ending()
+    except msgspec.DecodeError:
+        return None
+    return row
+
+
+def _unpacked(row: object) -> Row | None:
+    try:
+        return msgspec.msgpack.decode(row, type=Row) if isinstance(row, bytes) else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, bytes) and b"\0" not in value
 
 
 @contextmanager

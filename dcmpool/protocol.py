@@ -71,6 +71,18 @@ class Assign(Message, frozen=True):
     granted_writer: bool
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """What the journal holds of a result."""
+
+    outcome: Outcome
+    engine: Name
+    source_size: Count
+    source_mtime_ns: Nanoseconds
+    size: Count
+    native_bytes: NativeBytes
+    digest: Digest
+
+
 class Check(Message, frozen=True):
     """Decode the source by another engine and compare with the result: a second opinion."""
 
@@ -83,6 +95,8 @@ class Check(Message, frozen=True):
     """The engines that could not give an opinion."""
     alarm_seconds: Seconds
     granted_bytes: Count
+    recorded: Recorded | None = None
+    """For a result of an earlier run: it is to be what it was, and its source may be gone."""
 
 
 class Grant(Message, frozen=True):
@@ -146,10 +160,11 @@ class Left(Message, frozen=True):
 
 
 class Checked(Message, frozen=True):
-    """The second engine gives the same picture."""
+    """The second engine gives the same picture; for a result of an earlier run, `note` says what was not looked at."""
 
     job: Count
     engine: Name
+    note: Line = ""
 
 
 class Failed(Message, frozen=True):
@@ -177,8 +192,8 @@ class Open(Message, frozen=True):
     source: bytes
     target: bytes
     in_place: bool
-    files_from: bytes
-    """A list of paths, or b"" to walk all of SOURCE."""
+    listed: bool
+    """Whether the paths to take are those of the list that is the clerk's stdin, not all of SOURCE."""
     overwrite: bool
     durable: bool
     run: str
@@ -186,6 +201,8 @@ class Open(Message, frozen=True):
     """Whether an earlier clerk of this run died: results may be committed while the walk meets their files again."""
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
+    audit: bool = False
+    """Whether the results that the journal of TARGET knows are to be checked, and nothing written."""
 
 
 class More(Message, frozen=True):
@@ -220,6 +237,8 @@ class Commit(Message, frozen=True):
     """Rename, sync the directories, then journal."""
 
     results: tuple[Result, ...]
+    hurry: bool = False
+    """Nothing else is under way: there is nothing to wait for."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -309,6 +328,8 @@ class Item(msgspec.Struct, frozen=True):
     """How many attempts in earlier runs died with their run."""
     exists: str = ""
     """Why the target's file of this name must not be replaced."""
+    recorded: Recorded | None = None
+    """In an audit: the result that is to be checked."""
 
 
 class Found(Message, frozen=True):
@@ -318,7 +339,7 @@ class Found(Message, frozen=True):
 
 
 class Noted(Message, frozen=True):
-    """A path that cannot be a job: a special file (no `kind`), or one that cannot even be looked at."""
+    """A path that cannot be a job: a special file (no `kind`), or one that, or whose result, cannot be looked at."""
 
     path: bytes
     kind: FailureKind | None
@@ -380,8 +401,10 @@ class Launch(Message, frozen=True):
     memory_bytes: Count
     scratch: bytes
     """The child's private folder, in TARGET/.dcmpool/tmp."""
-    source: bytes
-    """SOURCE, for a child in a sandbox; b"" for one without."""
+    readable: tuple[bytes, ...]
+    """What a child in a sandbox may read, beside programs and libraries; empty for one without."""
+    engines: dict[str, tuple[str, ...]] = {}
+    """The order of engines, for Transfer Syntaxes where it is the user's own."""
 
 
 class Warmed(Message, frozen=True):

@@ -15,6 +15,7 @@ import resource
 import stat
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
@@ -56,8 +57,8 @@ def abi() -> int:
         return 0
 
 
-def make_rules(source: bytes, scratch: bytes) -> int:
-    """Return a descriptor of the rules for a run over SOURCE that writes into the directory `scratch`.
+def make_rules(readable: Sequence[bytes], scratch: bytes) -> int:
+    """Return a descriptor of the rules for children that read `readable` and write into the directory `scratch`.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def make_rules(source: bytes, scratch: bytes) -> int:
     attributes = struct.pack("=QQQ", every, _TCP, _SCOPES)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = _call(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
     try:
-        for path in _readable(source):
+        for path in _readable(readable):
             with contextlib.suppress(FileNotFoundError):
                 _allow(rules, path, _READ & every)
         _allow(rules, b"/dev/null", (_READ_FILE | _WRITE_FILE) & every)
@@ -90,11 +91,11 @@ def enter(rules: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
-def _readable(source: bytes) -> list[bytes]:
+def _readable(wanted: Sequence[bytes]) -> list[bytes]:
     foreign = _foreign_mounts()
     top = [b"/" + name for name in os.listdir(b"/") if name not in _SECRET and b"/" + name not in foreign]
     python = [os.fsencode(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if os.path.isabs(path)]
-    return [os.path.realpath(source), *python, *top, *_NEEDED]
+    return [*map(os.path.realpath, wanted), *python, *top, *_NEEDED]
 
 
 def _foreign_mounts() -> set[bytes]:

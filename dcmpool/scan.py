@@ -19,9 +19,6 @@ STATE_DIRECTORY: Final = b".dcmpool"
 _MAX_LINKS = 40
 """Symlinked directories inside each other, as the kernel's own limit (path_resolution(7), ELOOP)."""
 
-_Directory = tuple[bytes, tuple[tuple[int, int], ...], int]
-"""Its path, the (device, inode) of itself and all above it, how many links lead to it."""
-
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -48,33 +45,79 @@ class Note:
     reason: str
 
 
-def walk(source: bytes, *, in_place: bool) -> Iterator[File | Note]:
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A directory to be walked: `ancestors` are (device, inode) of all above it and of itself."""
+
+    path: bytes
+    ancestors: tuple[tuple[int, int], ...]
+    links: int
+    """How many links lead to it."""
+
+
+def base_of(source: bytes) -> bytes:
+    """Return the directory to which paths are relative: SOURCE, or the one that holds it."""
+    return source if os.path.isdir(source) else os.path.dirname(source)
+
+
+def walk(source: bytes, *, target: bytes | None) -> Iterator[File | Note]:
     """Yield what lies under a directory, or the file itself, sorted by name within each directory.
 
-    In place, symlinks are named and left: renaming a result over one would break it.
+    A TARGET to which a link leads is not walked. In place (`target` is None), symlinks are named and left: renaming a
+    result over one would break it.
     """
-    if not os.path.isdir(source):
-        found = look(source, os.path.basename(source), in_place=False)
-        if not isinstance(found, tuple):
-            yield found
+    if os.path.isdir(source):
+        yield from _Walk(source, target).run()
         return
-    pending: list[_Directory] = [(b"", (_identity(os.stat(source)),), 0)]
-    while pending:
-        directory, ancestors, links = pending.pop()
-        deeper = []
-        for name, is_link, problem in _entries(os.path.join(source, directory)):
-            if problem:
-                yield Note(directory or b".", FailureKind.READ, problem)
-                continue
-            path = os.path.join(directory, name)
-            found = look(os.path.join(source, path), path, in_place=in_place)
-            if not isinstance(found, tuple):
-                yield found
-            elif found in ancestors or links + is_link > _MAX_LINKS:
-                yield Note(path, None, "a link to a directory that contains it")
-            else:
-                deeper.append((path, (*ancestors, found), links + is_link))
-        pending.extend(reversed(deeper))
+    found = look(source, os.path.basename(source), in_place=False)
+    if not isinstance(found, tuple):
+        yield found
+
+
+class _Walk:
+    """One walk: which directories are not to be entered."""
+
+    def __init__(self, source: bytes, target: bytes | None) -> None:
+        self._source = source
+        self._in_place = target is None
+        self._target = os.path.realpath(target) if target else b""
+        self._target_itself = _identity(os.stat(target)) if target else None
+
+    def run(self) -> Iterator[File | Note]:
+        pending = [_Directory(b"", (_identity(os.stat(self._source)),), 0)]
+        while pending:
+            directory = pending.pop()
+            deeper = []
+            for name, is_link, problem in _entries(os.path.join(self._source, directory.path)):
+                if problem:
+                    yield Note(directory.path or b".", FailureKind.READ, problem)
+                    continue
+                path = os.path.join(directory.path, name)
+                found = look(os.path.join(self._source, path), path, in_place=self._in_place)
+                if not isinstance(found, tuple):
+                    yield found
+                    continue
+                below = _Directory(path, (*directory.ancestors, found), directory.links + is_link)
+                if reason := self._why_not(below, is_link=is_link):
+                    yield Note(path, None, reason)
+                else:
+                    deeper.append(below)
+            pending.extend(reversed(deeper))
+
+    def _why_not(self, directory: _Directory, *, is_link: bool) -> str:
+        """Say why a directory must not be entered; "" if it may."""
+        *above, itself = directory.ancestors
+        if itself in above or directory.links > _MAX_LINKS:
+            return "a link to a directory that contains it"
+        if itself == self._target_itself:
+            return "a link to the target" if is_link else "the target of this run"
+        if is_link and self._target and self._is_in_target(directory.path):
+            return "a link into the target"
+        return ""
+
+    def _is_in_target(self, path: bytes) -> bool:
+        real = os.path.realpath(os.path.join(self._source, path))
+        return real.startswith(os.path.join(self._target, b""))
 
 
 def look(full: bytes, path: bytes, *, in_place: bool) -> "File | Note | tuple[int, int]":

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from subprocess import DEVNULL
 
 from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
@@ -65,7 +66,10 @@ class Task:
     source: bytes
     target: bytes
     in_place: bool = False
-    files_from: bytes = b""
+    files_from: int | None = None
+    """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    audit: bool = False
+    """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
 
 
 class Supervisor:
@@ -237,8 +241,10 @@ class Supervisor:
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
-        source = b"" if self._unconfined else self._task.source
-        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, source)
+        readable: tuple[bytes, ...] = ()
+        if not self._unconfined:
+            readable = (self._base, self._target) if self._task.audit else (self._task.source,)
+        request = Launch(number, self._config.limits.memory_mib * MIB, scratch, readable, self._config.engines)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
 
@@ -401,7 +407,8 @@ class Supervisor:
     # --- the clerk
 
     def _start_clerk(self) -> None:
-        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=None)
+        listed = self._task.files_from
+        self._clerk = Helper("dcmpool.clerk", packets=False, stdin=DEVNULL if listed is None else listed)
         self._helpers.append(self._clerk)
         self._clerk_stream = Stream(self._clerk.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._clerk.channel, selectors.EVENT_READ, self._on_clerk)
@@ -411,12 +418,13 @@ class Supervisor:
                 source=self._task.source,
                 target=self._task.target,
                 in_place=self._task.in_place,
-                files_from=self._task.files_from,
+                listed=listed is not None,
                 overwrite=self._config.work.overwrite,
                 durable=self._config.storage.durable,
                 run=self._run,
                 judge=self._judge,
                 again=self._opened,
+                audit=self._task.audit,
             )
         )
 

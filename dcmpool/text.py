@@ -17,6 +17,12 @@ def shown_full(path: bytes) -> str:
         return shown(path)
 
 
+def words(error: Exception) -> str:
+    """Return what an exception says, without its number and its path, in characters that UTF-8 has."""
+    said = getattr(error, "strerror", None) or str(error)
+    return said.encode("utf-8", "backslashreplace").decode()
+
+
 def size(count: float) -> str:
     """Return a number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):

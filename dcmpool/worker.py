@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dcmpool import _os, engines, native, verify
+from dcmpool import _os, audit, engines, native, verify
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
 from dcmpool.model import FailureKind, Outcome, Stage, stored_time
@@ -34,6 +34,7 @@ from dcmpool.protocol import (
     Left,
     Message,
     Ready,
+    Recorded,
     Wants,
     Written,
 )
@@ -273,39 +274,78 @@ class Attempt(Errand):
 
 
 class Opinion(Errand):
-    """A second engine's opinion on a result."""
+    """A second engine's opinion on a result: one just made, or one of an earlier run, which is looked at again too."""
 
     def __init__(self, order: Check, channel: Channel, board: int) -> None:
         super().__init__(order, channel, board)
         self._order = order
 
     def _work(self) -> Message:
-        with open_source(self._path) as source:
-            instance = inspect(source)
-            names = [name for name in engines.second(instance, self._order.first) if name not in self._order.asked]
-            if not names:
-                return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
-            self._engine = names[0]
-            self._say_inspected(instance)
-            self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
-            self._enter(Stage.VERIFY)
-            fd = os.open(self._order.result, os.O_RDONLY | os.O_CLOEXEC)
+        recorded = self._order.recorded
+        if recorded is None:
+            with open_source(self._path) as source, self._result() as fd:
+                return self._judge(fd, source, inspect(source))
+        self._enter(Stage.VERIFY)
+        with self._result() as fd:
             try:
-                verify.check_second(fd, instance, self._decode(source, instance))
-            finally:
-                os.close(fd)
-            source.check_unchanged()
+                with open_source(self._path) as source:
+                    if (source.size, stored_time(source.mtime_ns)) != (recorded.source_size, recorded.source_mtime_ns):
+                        return self._check_alone(fd, recorded, "the source has changed since")
+                    instance = inspect(source)
+                    audit.check_recorded(fd, recorded, source, instance)
+                    return self._judge(fd, source, instance)
+            except Fault as fault:
+                if fault.kind not in (FailureKind.READ, FailureKind.CHANGED):
+                    raise
+                return self._check_alone(fd, recorded, f"the source {self._explained(fault)}")
+
+    @contextlib.contextmanager
+    def _result(self) -> Iterator[int]:
+        try:
+            fd = os.open(self._order.result, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise Fault(FailureKind.VERIFY, "the result is missing") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _judge(self, fd: int, source: Source, instance: Instance) -> Message:
+        names = [name for name in engines.second(instance, self._order.first) if name not in self._order.asked]
+        if not names:
+            return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
+        self._engine = names[0]
+        self._say_inspected(instance)
+        self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
+        self._enter(Stage.VERIFY)
+        verify.check_second(fd, instance, self._decode(source, instance))
+        source.check_unchanged()
         return Checked(self._job, self._engine)
+
+    def _check_alone(self, fd: int, recorded: Recorded, note: str) -> Message:
+        audit.check_alone(fd, recorded)
+        return Checked(self._job, "", f"held against the journal alone: {note}"[:2000])
 
 
 def _take_over_metadata(fd: int, source: Source) -> None:
-    """Give the result its source's owner, mode and modification time, as far as this user may."""
+    """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
     status = os.fstat(source.fd)
-    with contextlib.suppress(PermissionError):
+    with _unless_storage_fails():
         os.fchown(fd, status.st_uid, status.st_gid)
-    with contextlib.suppress(PermissionError):
+    with _unless_storage_fails():
         os.fchmod(fd, status.st_mode & 0o777)
-    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with _unless_storage_fails():
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def _unless_storage_fails() -> Iterator[None]:
+    """Pass over every refusal: EPERM for most users, EINVAL in a user namespace, EOPNOTSUPP on some network storage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*_FULL, errno.EIO):
+            raise
 
 
 def errand(order: Assign | Check, channel: Channel, board: int) -> Errand:

@@ -56,7 +56,7 @@ def test_results_get_their_names_and_their_rows(place: Place, journal: Journal) 
         row = journal.find(result.path)
         assert row is not None
         assert is_as_written(os.lstat(place.target.final(result.path)), row)
-        assert place.target.obstacle(result.path, row) == ""
+        assert place.target.obstacle(result.path, row) is None
     assert (place.temps(), journal.intents()) == ([], [])
 
 
@@ -108,6 +108,24 @@ def test_an_altered_result_is_not_replaced(place: Place, journal: Journal) -> No
     ((kind, reason),) = failed(place, journal, place.result("CT", "newer", 2))
     assert kind is FailureKind.EXISTS
     assert "was changed after" in reason
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_name_that_can_no_longer_be_looked_at_is_one_failure(tmp_path: Path, in_place: bool) -> None:
+    """It changed between walk and commit: the others of its batch are done."""
+    place = Place(tmp_path, in_place)
+    with closing(place.journal()) as journal:
+        place.put("CT2", "old")
+        (tmp_path / "loop").symlink_to("loop")
+        results = [place.result("loop/CT1", "one", 1), place.result("CT2", "two", 2)]
+        if not in_place:
+            (tmp_path / "CT2").unlink()
+        done, failures = place.target.commit(results, journal)
+        assert done == [2]
+        assert [(f.job, f.kind) for f in failures] == [(1, FailureKind.WRITE)]
+        assert failures[0].reason.startswith("the target's name cannot be looked at: ")
+        assert place.files() == {"CT2": "two"}
+        assert (place.temps(), journal.intents()) == ([], [])
 
 
 def test_a_broken_link_in_the_way_is_not_replaced(place: Place, journal: Journal) -> None:

@@ -110,6 +110,28 @@ def test_folders_by_links_are_walked_once_and_cycles_end(command: Command, sourc
     assert len(tree(command.path / "native")) < 20
 
 
+@pytest.mark.parametrize("way", ["to", "into", "above"])
+def test_a_link_that_leads_to_the_target_does_not_copy_it_into_itself(
+    command: Command, source: Path, record: Record, way: str
+) -> None:
+    """Not even what an earlier run has put there: each run would make the tree deeper."""
+    (source / "sub").mkdir()
+    (source / "sub" / "slice.dcm").write_bytes((source / "CT0001.dcm").read_bytes())
+    path, leads_to = {"to": ("out", "../native"), "into": ("sub/in", "../../native/sub"), "above": ("up", "..")}[way]
+    for _ in range(3):
+        ended = command.run("run", "series", "-o", "native", "--json", seconds=30)
+        assert ended.code == 0, ended
+        if not (source / path).is_symlink():
+            (source / path).symlink_to(leads_to)
+    assert check_series({**record, "sub/slice.dcm": record["CT0001.dcm"]}, command.path / "native") == []
+    wanted = set(tree(source))
+    if way == "above":
+        wanted |= {b"up/" + path for path in tree(command.path) if path.startswith(b"again/")}
+        path = "up/native"
+    assert tree(command.path / "native").keys() == wanted
+    assert "target" in {item["path"]: item["reason"] for item in ended.summary["skipped"]}[path]
+
+
 def test_a_folder_that_may_not_be_read_is_named_and_the_run_has_failed(
     command: Command, source: Path, record: Record
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dcmpool.errors import UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import RETRY, FailureKind, Outcome
-from dcmpool.protocol import Attempt, Begun, Ending
+from dcmpool.protocol import FROM_CLERK, Attempt, Begun, Earlier, Ending
 from tests.results import MTIME_NS, Place
 
 SYNTAX = "1.2.840.10008.1.2.4.70"
@@ -103,11 +103,13 @@ def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
     with closing(place.journal()) as journal:
         results = [place.result(name, name, job) for job, name in enumerate("abc")]
         journal.intend(results)
-        assert [(i.path, i.temp, i.row.digest) for i in journal.intents()] == [
+        assert [(i.path, i.temp, i.row and i.row.digest) for i in journal.intents()] == [
             (r.path, r.temp, r.written.digest) for r in results
         ]
         journal.settle(results[:1], [])
-        journal.resolve([journal.intents()[0].row], [b"c"])
+        row = journal.intents()[0].row
+        assert row is not None
+        journal.resolve([row], [b"c"])
         assert journal.intents() == []
         assert [bool(journal.find(path)) for path in (b"a", b"b", b"c")] == [True, True, False]
 
@@ -165,6 +167,66 @@ def test_what_is_no_journal_is_refused(place: Place, content: bytes) -> None:
     with pytest.raises(UsageError, match="is not a journal of dcmpool"):
         place.journal()
     assert path.read_bytes() == content
+
+
+def damage(place: Place, change: str) -> None:
+    """Change the database behind its back."""
+    with closing(sqlite3.connect(os.path.join(place.target.state, b"journal.sqlite"))) as database:
+        database.execute(change)
+        database.commit()
+
+
+DAMAGES = [
+    "outcome = 'nonsense'", "outcome = 5", "kind = 'nonsense'", "size = 'many'", "size = 1.5", "mtime_ns = NULL",
+    "result_size = 'many'", "seconds = X'00'", "engine = NULL", "attempts = '[{\"engine\"'", "attempts = '{}'",
+    "attempts = NULL", "attempts = CAST(X'FF5B' AS TEXT)", "outcome = CAST(X'FFFE' AS TEXT)", "judge = X'FF'",
+]  # fmt: skip
+"""What a row may look like when storage, or somebody with an editor, has been at it."""
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_a_row_that_cannot_be_understood_is_no_row(place: Place, change: str) -> None:
+    """And the others are none the worse for it."""
+    with closing(place.journal()) as journal:
+        journal.settle([place.result("good", "pixels")], [ending(b"bad")])
+    damage(place, f"UPDATE files SET {change} WHERE path = X'{b'bad'.hex()}'")
+    with closing(place.journal()) as journal:
+        assert journal.find(b"bad") is None
+        assert journal.find(b"good") is not None
+
+
+def test_a_reason_that_is_not_utf_8_any_more_can_still_be_told(place: Place) -> None:
+    with closing(place.journal()) as journal:
+        journal.settle([], [ending(b"CT")])
+    damage(place, "UPDATE files SET reason = CAST(X'41FF42' AS TEXT)")
+    with closing(place.journal()) as journal:
+        row = journal.find(b"CT")
+        assert row is not None
+        assert FROM_CLERK.decode(FROM_CLERK.pack(Earlier(row.ending()))) == Earlier(row.ending())
+
+
+@pytest.mark.parametrize("change", ["row = X'93'", "row = NULL", "row = 'text'", "temp = 'text'", "temp = X'00'"])
+def test_an_intent_that_cannot_be_understood_did_not_take_place(place: Place, change: str) -> None:
+    """Nobody vouches for what stands there; the others are settled."""
+    results = [place.result("good", "pixels", 1), place.result("bad", "pixels", 2)]
+    with closing(place.journal()) as journal:
+        journal.intend(results)
+    for result in results:
+        os.rename(result.temp, place.target.final(result.path))
+    damage(place, f"UPDATE intents SET {change} WHERE path = X'{b'bad'.hex()}'")
+    with closing(place.journal()) as journal:
+        place.target.recover(journal)
+        assert journal.find(b"good") is not None
+        assert journal.find(b"bad") is None
+
+
+@pytest.mark.parametrize("change", ["source = 'text'", "target = NULL"])
+def test_directories_that_cannot_be_understood_are_unknown(place: Place, change: str) -> None:
+    with closing(place.journal()) as journal:
+        journal.begin_run(b"/source", b"/target")
+    damage(place, f"UPDATE runs SET {change}")
+    with closing(place.journal()) as journal:
+        assert journal.directories() is None
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(place: Place) -> None:

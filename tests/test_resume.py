@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -231,6 +233,28 @@ def test_a_journal_that_cannot_be_used_harms_no_result(command: Command, record:
         assert len(ended.lines()) == 1, ended
     if damage == "empty":
         assert ended.code == 1, ended  # a journal without rows knows no result
+
+
+@pytest.mark.parametrize("change", ["outcome = 'nonsense'", "attempts = '[{'", "size = NULL"])
+def test_rows_of_the_journal_that_cannot_be_understood_stop_nothing(
+    command: Command, record: Record, change: str
+) -> None:
+    """Their results count as foreign, and failures are tried again; the run ends by itself and says so."""
+    (command.path / "series" / "broken.dcm").write_bytes((command.path / "series" / "CT0001.dcm").read_bytes()[:-900])
+    assert command.run(*RUN).code == 1
+    with closing(sqlite3.connect(command.path / "native" / ".dcmpool" / "journal.sqlite")) as database:
+        names = (b"CT0003.dcm", b"broken.dcm")
+        assert database.execute(f"UPDATE files SET {change} WHERE path IN (?, ?)", names).rowcount == 2
+        database.commit()
+    again = command.run(*RUN, seconds=20)
+    assert again.code == 1, again
+    assert {path: item["kind"] for path, item in again.failed.items()} == {
+        "CT0003.dcm": "EXISTS",
+        "broken.dcm": "CORRUPT",
+    }
+    assert counts(again)["settled"] == 5
+    assert command.run(*RUN, "--overwrite").code == 1
+    assert check_series(record, command.path / "native") == []
 
 
 def test_another_source_into_the_same_target(command: Command, record: Record) -> None:

@@ -1,5 +1,6 @@
 """The main job from outside: a series goes in, every SOP Instance comes out native, and the outside world is odd."""
 
+import ctypes
 import json
 import os
 import pty
@@ -368,6 +369,42 @@ def test_a_file_where_a_folder_is_due_is_a_failure_and_stays(command: Command, r
     assert check_series(record, command.path / "native") == []
 
 
+def unlookable(series: Path, native: Path, how: str) -> str:
+    """Have a file in SOURCE whose name in TARGET cannot even be looked at, or not be synced; return its path."""
+    name = "sub/a.dcm"
+    native.mkdir(parents=True)
+    if how == "loop":
+        (native / "sub").symlink_to("sub")
+    elif how == "long":  # for TARGET alone, whose own path is longer than SOURCE's
+        room = 4095 - len(os.fsencode(series)) - 1
+        name = ("d" * 200 + "/") * (room // 201 - 1) + "f" * (room % 201 + 50)
+    else:
+        (native / "sub").mkdir(mode={"locked": 0, "unreadable": 0o300}[how])
+    (series / name).parent.mkdir(parents=True)
+    save(one_slice(), series / name)
+    return name
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("how", ["loop", "locked", "unreadable", "long"])
+def test_a_name_in_the_target_that_cannot_be_looked_at_is_its_files_failure(
+    command: Command, record: Record, how: str, overwrite: bool
+) -> None:
+    """ELOOP, EACCES, ENAMETOOLONG; and a directory that takes a name but cannot be synced. The others are done."""
+    native = command.path / ("native" + "x" * 200)
+    name = unlookable(command.path / "series", native, how)
+    options = ["--json", *["--overwrite"] * overwrite]
+    ended = command.run("run", "series", "-o", native, *options, powerless=True)
+    if how in ("locked", "unreadable"):
+        (native / "sub").chmod(0o700)
+    assert ended.code == 1, ended
+    assert ended.failed.keys() == {name}
+    assert ended.failed[name]["kind"] == "WRITE"
+    words = "its directory cannot be read" if how == "unreadable" else "the target's name cannot be looked at: "
+    assert words in ended.failed[name]["reason"]
+    assert check_series(record, native) == []
+
+
 def test_a_link_in_the_target_does_not_lead_results_out_of_it(command: Command, record: Record) -> None:
     """TARGET/sub leads elsewhere, where a file of that name is: it is not dcmpool's and stays."""
     save(one_slice(), command.path / "series" / "sub" / "a.dcm")
@@ -409,7 +446,7 @@ def test_nonsense_in_a_list_is_named_and_stops_nothing(command: Command, record:
         os.fsencode(secret),
         b"\xff\xfe.dcm",
         b"a" * 300,
-        b"x/" * 3000,
+        b"x/" * 2000,
         b"..",
     ]
     nonsense += [b"sub", b"sub/../../outside.dcm", b"nul\0byte.dcm", b"CT0001.dcm/x", b"   ", b"[/red]", b".", b"/"]
@@ -551,6 +588,33 @@ def test_storage_that_takes_no_more_stops_the_run_resumable(command: Command, re
     done = {name.decode() for name in tree(command.path / "native")}
     assert done <= record.keys() - {"CT0001.dcm", "CT0002.dcm", "CT0003.dcm"}
     assert command.run("run", "series", "-o", "native").code == 0
+
+
+def test_owners_that_a_user_namespace_does_not_know_are_left_out(command: Command, record: Record) -> None:
+    """As in a container without root: chown(2) says EINVAL there, not EPERM. All else is taken over."""
+    clone_newuser, somebody = 0x10000000, 4711
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def alone() -> None:
+        user = os.geteuid()
+        if libc.unshare(clone_newuser):
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+
+    try:
+        for name in record:
+            os.chown(command.path / "series" / name, somebody, somebody)
+            os.chmod(command.path / "series" / name, 0o644)
+        running = command.start("run", "series", "-o", "native", "--json", preexec_fn=alone)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("this user may neither give files away nor make a namespace")
+    ended = running.end()
+    assert ended.code == 0, ended
+    assert check_series(record, command.path / "native") == []
+    for name in record:
+        before, after = ((command.path / folder / name).stat() for folder in ("series", "native"))
+        assert after.st_uid == os.geteuid()
+        assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
 
 
 def test_a_working_folder_that_is_gone_is_no_trouble(command: Command, record: Record) -> None:

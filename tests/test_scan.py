@@ -11,13 +11,15 @@ from dcmpool.model import FailureKind
 from dcmpool.scan import File, Note, walk
 
 NOBODY = 65534
+ELSEWHERE = b"/proc"
+"""A TARGET that no link here leads to."""
 LONG = b"x" * 255
 """The longest name that a file can have (NAME_MAX)."""
 
 
 def found(source: Path, *, in_place: bool = False) -> list[File | Note]:
     """Return all that a walk yields."""
-    return list(walk(os.fsencode(source), in_place=in_place))
+    return list(walk(os.fsencode(source), target=None if in_place else ELSEWHERE))
 
 
 def paths(source: Path, *, in_place: bool = False) -> list[bytes]:

@@ -1,9 +1,13 @@
 """What was written wrongly does not pass."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import re
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcmpool import engines, native, verify
@@ -13,8 +17,14 @@ from dcmpool.model import FailureKind
 from dcmpool.source import open_source
 from tests import reference
 from tests.reference import element, encoded, real_slice, shipped, write
+from tests.test_icon import with_icon
 
 PRIVATE = element(0x00091010, b"LO", b"A PRIVATE VALUE!")
+SEQUENCE = (  # its length, and that of its item, undefined
+    bytes.fromhex("08004011 5351 0000 FFFFFFFF FEFF00E0 FFFFFFFF")
+    + element(0x00081150, b"UI", b"1.2.3")
+    + bytes.fromhex("FEFF0DE0 00000000 FEFFDDE0 00000000")
+)
 COLOUR = element(0x00280004, b"CS", b"MONOCHROME2")
 
 
@@ -72,3 +82,55 @@ def test_damage_to_a_copy_is_seen(tmp_path: Path) -> None:
             verify.check(fd, source, instance, written)
     os.close(fd)
     assert caught.value.kind is FailureKind.VERIFY
+
+
+def deletions_and_changes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for at in range(len(data)):
+        yield at, data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]
+    for at in range(0, len(data) - 2, 7):
+        yield at, data[:at] + data[at + 2 :]
+
+
+def plain() -> reference.Made:
+    frame = np.random.default_rng(1).integers(0, 256, (1, 5, 5, 3), "u1")
+    tables = element(0x7FE00000, b"UL", bytes(4)) + element(0x7FE00001, b"OV", bytes(8))
+    return encoded(
+        reference.RLE, frame, before=SEQUENCE + PRIVATE, tables=tables, after=element(0xFFFCFFFC, b"OB", b"0123")
+    )
+
+
+def iconic(*, defined: bool) -> reference.Made:
+    frame = np.random.default_rng(1).integers(0, 256, (5, 5), "u1")
+    return with_icon(reference.RLE, frame, frame[1:4, 1:4], item=defined, sequence=defined)
+
+
+MADE = {"plain": plain, "icon": lambda: iconic(defined=False), "icon of defined length": lambda: iconic(defined=True)}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_no_byte_of_a_result_can_differ_unseen(kind: str, tmp_path: Path) -> None:
+    """Every byte but those that no source decides: our own name in the File Meta, and what pads Pixel Data."""
+    path, result = write(tmp_path, MADE[kind]()), tmp_path / "result"
+    fd = os.open(result, os.O_RDWR | os.O_CREAT)
+    unseen = []
+    with open_source(os.fsencode(path)) as source:
+        instance = inspect(source)
+        written = native.write_native(fd, source, instance, engines.decode("rle", instance, source, tmp_path))
+        verify.check(fd, source, instance, written)
+        whole = result.read_bytes()
+        for at, data in deletions_and_changes(whole):
+            result.write_bytes(data)
+            counted = native.Written(
+                len(data), written.native_bytes, written.digest, written.icon_digest, written.bits_stored
+            )
+            with contextlib.suppress(Fault):
+                verify.check(fd, source, instance, counted)
+                unseen.append(at)
+    os.close(fd)
+    own = whole.index(native.IMPLEMENTATION_CLASS_UID.encode())
+    free = {*range(own - 8, whole.index(b"DCMPOOL") + 8)}
+    heads = [match.end() for match in re.finditer(rb"\xe0\x7f\x10\x00O[BW]..(?=....)", whole, re.DOTALL)]
+    for head in heads:
+        (length,) = struct.unpack_from("<L", whole, head)
+        free.add(head + 4 + length - 1)
+    assert set(unseen) <= free

@@ -8,7 +8,7 @@ this package itself imports no codec.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +59,7 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.1.98": _PLAIN,
     "1.2.840.10008.1.2.8.1": _PLAIN,
 }
+_order: Mapping[str, Sequence[str]] = ORDER
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
 SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
@@ -78,10 +79,16 @@ _ONE_UPSAMPLING: Final = frozenset(bytes.fromhex(factors) for factors in ("11", 
 to them: with 4:4:0 GDCM repeats rows where libjpeg-turbo interpolates, and right samples differ by up to 88."""
 
 
+def use(order: Mapping[str, Sequence[str]]) -> None:
+    """From now on, in this process, try these engines in this order, for the Transfer Syntaxes that are in it."""
+    global _order  # noqa: PLW0603 - a child is told once, before its first job
+    _order = {**ORDER, **order}
+
+
 def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str, ...]:
     """Give the engines to try in order; `preferred` first if it can do this Transfer Syntax at all."""
     one_bit = instance.image is not None and instance.image.bits_allocated == 1
-    order = _PLAIN if one_bit else ORDER.get(instance.transfer_syntax_uid, ())
+    order = _PLAIN if one_bit else tuple(_order.get(instance.transfer_syntax_uid, ()))
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order

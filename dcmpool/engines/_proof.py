@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from dcmpool import completeness, syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
-from dcmpool.encoded import read_codestream
 from dcmpool.engines import turbo
-from dcmpool.engines.frame import Decoded
+from dcmpool.engines.frame import Decoded, codestream_of
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
 from dcmpool.instance import Instance
@@ -33,7 +32,7 @@ def proved(instance: Instance, source: Source, frames: Iterator[Decoded]) -> Ite
         if index < len(places):
             data = places.read(source, index)
             try:
-                _check(data, uid, image, read_codestream(data, uid, image), decoded)
+                _check(data, uid, image, codestream_of(instance, index, data, image), decoded)
             except Fault as fault:
                 raise Fault(fault.kind, f"Frame {index + 1} of {len(places)}: {fault.reason}") from fault
         yield decoded

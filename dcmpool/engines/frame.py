@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
+from dcmpool.encoded import read_codestream
 from dcmpool.imagepixel import ImagePixel, converts_colour
 from dcmpool.instance import Instance
 
@@ -28,6 +29,14 @@ class Decoded:
     bits: int
     planar: int
     converted: bool = False
+
+
+def codestream_of(instance: Instance, index: int, data: bytes, image: ImagePixel) -> Codestream:
+    """Give what Frame `index` (from 0), whose encoded bytes are `data`, says of itself; the inspection has walked the
+    first one."""
+    if index == 0 and instance.codestream is not None:
+        return instance.codestream
+    return read_codestream(data, instance.transfer_syntax_uid, image)
 
 
 def finished(instance: Instance, frames: Iterator[Decoded]) -> Iterator[memoryview]:

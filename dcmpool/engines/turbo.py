@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from dcmpool import syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
-from dcmpool.encoded import read_codestream
-from dcmpool.engines.frame import Decoded
+from dcmpool.engines.frame import Decoded, codestream_of
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel, converts_colour
 from dcmpool.instance import Instance
@@ -38,7 +37,7 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
         raise ValueError("nothing to decode")
     for index in range(len(frames)):
         data = frames.read(source, index)
-        found = read_codestream(data, uid, image)
+        found = codestream_of(instance, index, data, image)
         try:
             samples = picture(data[found.start : found.start + found.length], uid, image, found)
         except Fault as fault:

@@ -264,7 +264,7 @@ def main(arguments: list[str]) -> None:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with report.open("a", buffering=1) as lines:
         if sandbox.abi():
-            sandbox.enter(sandbox.make_rules(os.fsencode(source), os.fsencode(report.parent)))
+            sandbox.enter(sandbox.make_rules([os.fsencode(source)], os.fsencode(report.parent)))
         for line in sys.stdin.read().splitlines():
             name, *ended = line.split("\t")
             for who, verdict in judge(source / name, target / name, frozenset(ended)):

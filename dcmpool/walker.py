@@ -1,0 +1,179 @@
+"""The clerk's walking thread: SOURCE in, jobs out; what is settled is dropped here.
+
+It has a connection to the journal of its own and waits for nobody but the supervisor's credit, so that a SOURCE that
+does not answer does not stop commits.
+"""
+
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+from dcmpool import pathlist
+from dcmpool.commit import Target, is_as_written
+from dcmpool.errors import DcmpoolError
+from dcmpool.journal import Journal, Row
+from dcmpool.model import FailureKind, Outcome
+from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
+from dcmpool.scan import File, Note, base_of, look, walk
+from dcmpool.text import words
+
+_FLUSH_SECONDS = 0.02
+"""How long a file found waits for others to make a batch."""
+
+
+class Walker:
+    """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows."""
+
+    def __init__(
+        self,
+        order: Open,
+        target: Target,
+        journal: bytes,
+        send: Callable[[Message], None],
+        credit: threading.Semaphore,
+        committing: threading.Lock,
+    ) -> None:
+        self._order = order
+        self._target = target
+        self._journal_path = journal
+        self._send = send
+        self._credit = credit
+        self._committing = committing
+        self._items: list[Item] = []
+        self._files = self._bytes = self._settled = 0
+        self._flushed = time.monotonic()
+
+    def run(self) -> None:
+        """Walk to the end, and say so; or say why not."""
+        try:
+            with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
+                for found in self._recorded() if self._order.audit else self._paths():
+                    self._take(found)
+                    if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                        self._flush()
+                self._flush()
+            self._report(complete=True)
+        except (sqlite3.Error, DcmpoolError) as error:
+            self._send(Stopped(f"the journal cannot be read: {words(error)}", fatal=False))
+        except OSError as error:
+            self._send(Stopped(f"the source cannot be walked: {words(error)}", fatal=False))
+        except Exception as error:  # noqa: BLE001 - the border: a thread that ends silently is waited for without end
+            reason = f"the source cannot be walked: {type(error).__name__}: {words(error)}"
+            self._send(Stopped(reason, fatal=False))
+
+    def _paths(self) -> Iterator[File | Note]:
+        if self._order.listed:
+            return self._listed()
+        return walk(self._order.source, target=None if self._order.in_place else self._target.root)
+
+    def _recorded(self) -> Iterator[Item | Note]:
+        """Yield the results that are to be checked again."""
+        for path, row in self._journal.results():
+            if row is None:
+                yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
+                continue
+            recorded = Recorded(
+                outcome=row.outcome,
+                engine=row.engine,
+                source_size=row.size,
+                source_mtime_ns=row.mtime_ns,
+                size=row.result_size or 0,
+                native_bytes=row.native_bytes,
+                digest=row.digest,
+            )
+            yield Item(path, row.size, row.mtime_ns, recorded=recorded)
+
+    def _listed(self) -> Iterator[File | Note]:
+        """Yield what a list names: paths relative to SOURCE or inside it."""
+        seen: set[bytes] = set()
+        base = base_of(self._order.source)
+        for path in pathlist.paths(sys.stdin.fileno()):
+            full = os.path.normpath(os.path.join(base, path))
+            relative = os.path.relpath(full, base)
+            if not path or relative in seen:
+                continue
+            seen.add(relative)
+            if relative == b"." or relative.startswith(b"../"):
+                yield Note(path, FailureKind.READ, "the list names a path that is not a file inside the source")
+                continue
+            found = look(full, relative, in_place=self._order.in_place)
+            yield (
+                found if not isinstance(found, tuple) else Note(relative, FailureKind.READ, "a directory, not a file")
+            )
+
+    def _take(self, found: File | Note | Item) -> None:
+        if isinstance(found, Note):
+            self._send(Noted(found.path, found.kind, found.reason))
+            return
+        self._files += 1
+        self._bytes += found.size
+        if isinstance(found, Item):
+            self._offer(found)
+            return
+        row = self._journal.find(found.path)
+        if row is not None and row.run == self._order.run:
+            return  # an earlier clerk of this run has settled it, and the supervisor has counted it
+        if row is not None and self._is_settled(found, row):
+            self._settled += row.kind is None
+            if row.kind is not None:
+                self._send(Earlier(row.ending()))
+            return
+        obstacle = self._target.obstacle(found.path, row)
+        if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
+            self._send(Noted(found.path, obstacle.kind, obstacle.reason))
+            return
+        interruptions = self._journal.interruptions(found.path)
+        exists = obstacle.reason if obstacle else ""
+        self._offer(Item(found.path, found.size, found.mtime_ns, interruptions, exists))
+
+    def _offer(self, item: Item) -> None:
+        """Add a job, once the supervisor has room for it."""
+        if not self._credit.acquire(blocking=False):
+            self._flush()
+            self._credit.acquire()
+        self._items.append(item)
+
+    def _is_settled(self, found: File, row: Row) -> bool:
+        """Whether a file needs nothing more: same source, a final outcome, and the result stands as written."""
+        if self._order.in_place and (found.size, found.mtime_ns) == (row.result_size, row.result_mtime_ns):
+            return True
+        if (found.size, found.mtime_ns) != (row.size, row.mtime_ns) or row.outcome is Outcome.SKIPPED:
+            return False
+        if row.kind is not None:
+            return self._journal.is_content(row)
+        if row.result_size is None:
+            return self._order.in_place
+        try:
+            return is_as_written(os.lstat(self._target.final(found.path)), row)
+        except OSError:
+            return False
+
+    def _flush(self) -> None:
+        if self._order.again:
+            with self._committing:
+                self._drop_settled()
+                self._send_items()
+        else:
+            self._send_items()
+        self._report(complete=False)
+        self._flushed = time.monotonic()
+
+    def _drop_settled(self) -> None:
+        """Drop what was committed since the walk met it; in the lock, so that no acknowledgement overtakes this."""
+        rows = ((item, self._journal.find(item.path)) for item in self._items)
+        left = [item for item, row in rows if row is None or row.run != self._order.run]
+        if len(left) < len(self._items):
+            self._credit.release(len(self._items) - len(left))
+        self._items = left
+
+    def _send_items(self) -> None:
+        if self._items:
+            self._send(Found(tuple(self._items)))
+            self._items.clear()
+
+    def _report(self, *, complete: bool) -> None:
+        self._send(Scanned(self._files, self._bytes, self._settled, complete))
