@@ -1,172 +1,41 @@
-"""The children's lives: phases, deadlines, killing. Pure: the clock is an argument, effects are actions.
+"""All children: launching, killing, and what is due from each. Pure: the clock is an argument, effects are actions.
 
-STARTING -Ready-> IDLE -(Assign)-> BUSY <-> WAITING (at the gate)
-    any -> KILLING (SIGTERM, grace, SIGKILL) -> dead, or LOST if the kernel does not let go of it
+Invariants: a child's tokens come back when it rests or is proved dead, and not before; one that is being killed waits
+for none; each busy child has a deadline; from deadline to SIGKILL it is the grace and one wait.
 """
 
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
-from dcmpool.actions import Action, LaunchChild, SignalChild
-from dcmpool.config import Limits
-from dcmpool.jobs import Job, Unchecked
-from dcmpool.model import FailureKind, Side
-from dcmpool.protocol import Checked, Failed, Inspected, Left, Message, Ready, Wants, Written
-
-_LOOK_SECONDS = 1.0
-"""How often the kernel is asked about a child that takes long."""
-
-
-class Phase(StrEnum):
-    """Where a child is in its life."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    WAITING = "waiting"
-    KILLING = "killing"
-    LOST = "lost"
-
+from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, SignalChild
+from dcmpool.config import Config
+from dcmpool.gate import WriteGate
+from dcmpool.jobs import Job
+from dcmpool.lifecycle import Phase, Worker
+from dcmpool.model import FailureKind
+from dcmpool.opinions import Unchecked
+from dcmpool.protocol import Begun
+from dcmpool.stall import Wait
 
 _FORKSERVER_STARTS = 3
 """How many times `start_seconds` the fork server has to make a child: it may have to load the codecs first."""
-
-LEGAL: dict[Phase, tuple[type[Message], ...]] = {
-    Phase.STARTING: (Ready,),
-    Phase.IDLE: (),
-    Phase.BUSY: (Inspected, Wants, Written, Left, Checked, Failed),
-    Phase.WAITING: (),
-}
-"""Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One child, as far as the policy knows it. Times are of the monotonic clock, in seconds."""
-
-    id: int
-    phase: Phase = Phase.STARTING
-    deadline: float | None = None
-    pid: int = 0
-    jobs_begun: int = 0
-    job: Job | None = None
-    unchecked: Unchecked | None = None
-    """What it is to check; then it makes no result."""
-    temp: bytes = b""
-    engine: str = ""
-    stage: str = ""
-    begun: float = 0.0
-    limit_seconds: float = 0.0
-    left_seconds: float = 0.0
-    """What was left of the limit when the child began to wait at the gate."""
-    asked_bytes: bool = False
-    asked_writer: bool = False
-    remembered: bool = False
-    look_at: float | None = None
-    """When the kernel is to be asked what a child that takes long is doing."""
-    mark: str = ""
-    """What the kernel said last; the same twice means that nothing has moved."""
-    stuck_since: float | None = None
-    """Since when it has sat in one and the same call on storage, as far as was looked."""
-    stalled_since: float | None = None
-    side: Side | None = None
-    hung_up: bool = False
-    killed: bool = False
-    from_outside: bool = False
-    """Whether what it is killed for was done to it, not by it."""
-    cause: FailureKind | None = None
-    reason: str = ""
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it can be given a job: it waits for one, is known to exist, and its channel is open."""
-        return self.phase is Phase.IDLE and bool(self.pid) and not self.hung_up
-
-    def is_legal(self, message: Message) -> bool:
-        """Whether this child may say this now, about the job that it has; and ask but once, bytes before the writer."""
-        if not isinstance(message, LEGAL[self.phase]):
-            return False
-        if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
-            return False
-        if self.unchecked is None and isinstance(message, Checked):
-            return False
-        if self.unchecked is not None and (isinstance(message, Written | Left) or getattr(message, "writer", False)):
-            return False
-        job = getattr(message, "job", None)
-        return job is None or (self.job is not None and job == self.job.id)
-
-    def take(self, job: Job, temp: bytes, limit_seconds: float, now: float) -> None:
-        """Become busy with a job."""
-        self.phase = Phase.BUSY
-        self.job = job
-        self.unchecked = None
-        self.temp = temp
-        self.engine = self.stage = ""
-        self.jobs_begun += 1
-        self.begun = now
-        self.limit_seconds = limit_seconds
-        self.deadline = now + limit_seconds
-        self.remembered = self.asked_bytes = self.asked_writer = False
-        self.look_at = now + _LOOK_SECONDS
-        self.mark, self.stuck_since = "", None
-
-    def pause(self, wants: Wants, now: float) -> None:
-        """Begin to wait at the gate: the limit stands still."""
-        self.phase = Phase.WAITING
-        self.look_at = None
-        self.asked_bytes = True
-        self.asked_writer = wants.writer
-        self.left_seconds = (self.deadline or now) - now
-        self.deadline = None
-
-    def resume(self, now: float) -> None:
-        """Go on after the gate."""
-        self.phase = Phase.BUSY
-        self.look_at = now + _LOOK_SECONDS
-        self.deadline = now + max(0.0, self.left_seconds)
-
-    def set_limit(self, limit_seconds: float) -> None:
-        """Set the limit of the job under way, now that its size is known."""
-        self.deadline = (self.deadline or self.begun) + limit_seconds - self.limit_seconds
-        self.limit_seconds = limit_seconds
-
-    def look(self, side: Side | None, mark: str, now: float) -> None:
-        """Take what the kernel says: on whose storage the child waits (None: it does not), and a mark of the call."""
-        if side is None or mark != self.mark:
-            self.stuck_since = now if side else None
-        self.side, self.mark = side, mark
-        self.look_at = now + _LOOK_SECONDS
-
-    def stall(self, now: float) -> None:
-        """Wait for storage without limit."""
-        self.stalled_since = self.stalled_since or self.stuck_since or now
-        self.deadline = now + _LOOK_SECONDS
-        self.look_at = None
-
-    def recover(self, now: float) -> None:
-        """Go on after a stall of storage, with the whole limit."""
-        self.stalled_since = self.stuck_since = None
-        self.look_at = now + _LOOK_SECONDS
-        self.deadline = now + self.limit_seconds
-
-    def rest(self) -> None:
-        """Become idle: the job is out of this child's hands."""
-        self.phase = Phase.IDLE
-        self.job = self.unchecked = None
-        self.temp = b""
-        self.deadline = self.look_at = self.stalled_since = None
+_MAX_FAILED_STARTS = 3
+"""Children in a row that end before they were given a job."""
+_REMEMBER_SECONDS = 1.0
+"""Attempts that take longer are journalled, should everything die with them."""
 
 
 class Crew:
     """All children not proved dead."""
 
-    def __init__(self, limits: Limits, emit: Callable[[Action], None]) -> None:
-        self._limits = limits
+    def __init__(self, config: Config, gate: WriteGate, emit: Callable[[Action], None]) -> None:
+        self._limits = config.limits
+        self._stall_seconds = config.storage.stall_seconds
+        self.gate = gate
         self._emit = emit
         self._workers: dict[int, Worker] = {}
         self._next_id = 1
+        self._failed_starts = 0
         self.kills = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -174,9 +43,6 @@ class Crew:
 
     def __getitem__(self, number: int) -> Worker:
         return self._workers[number]
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._workers
 
     def count(self, *phases: Phase) -> int:
         """How many children are in one of these phases."""
@@ -187,6 +53,8 @@ class Crew:
         """How many children there are that can still be counted on, or killed."""
         return len(self._workers) - self.count(Phase.LOST)
 
+    # --- beginning
+
     def launch(self, now: float) -> None:
         """Begin a child's life."""
         worker = Worker(self._next_id, deadline=now + _FORKSERVER_STARTS * self._limits.start_seconds)
@@ -194,52 +62,162 @@ class Crew:
         self._workers[worker.id] = worker
         self._emit(LaunchChild(worker.id))
 
-    def launched(self, worker: Worker, pid: int, now: float) -> None:
+    def launched(self, number: int, pid: int, now: float) -> None:
         """Take note that the child exists; it has to be ready soon."""
+        worker = self._workers[number]
         worker.pid = pid
         if worker.phase is Phase.STARTING:
             worker.deadline = now + self._limits.start_seconds
 
+    def not_launched(self, number: int) -> None:
+        """Forget a child that cannot even be asked for."""
+        del self._workers[number]
+
+    def forget_unborn(self) -> None:
+        """Forget the children that the fork server has not made: it is dead."""
+        for worker in self:
+            if not worker.pid:
+                self.bury(worker.id)
+
+    def cannot_start(self, worker: Worker, code: int | None) -> bool:
+        """Count a child that ended without a job: three that were given none, and there is no point in a fourth."""
+        if worker.jobs_begun or worker.is_retired or code is None:
+            return False
+        self._failed_starts += 1
+        return self._failed_starts >= _MAX_FAILED_STARTS
+
+    # --- working
+
+    def engage(
+        self,
+        worker: Worker,
+        job: Job,
+        limit_seconds: float,
+        now: float,
+        *,
+        temp: bytes = b"",
+        unchecked: Unchecked | None = None,
+    ) -> None:
+        """Give a child something to do: make a result of a job in the file `temp`, or check what another made of it."""
+        self._failed_starts = 0
+        worker.take(job, limit_seconds, now, temp=temp, unchecked=unchecked)
+
+    def rest(self, worker: Worker) -> Job:
+        """Take the job out of a child's hands and return it: its tokens come back, and it is idle."""
+        job = worker.job
+        assert job is not None  # noqa: S101 - `Worker.is_legal` holds it
+        self.gate.release(worker.id)
+        worker.rest()
+        return job
+
+    def long_attempts(self, now: float) -> tuple[Begun, ...]:
+        """Return, once each, the attempts that have taken long."""
+        slow = [w for w in self._workers.values() if (due := _remember_at(w)) is not None and now >= due]
+        for worker in slow:
+            worker.remembered = True
+        return tuple(Begun(worker.job.path, worker.engine) for worker in slow if worker.job)
+
+    def waits(self) -> list[Wait]:
+        """Return the children that wait for storage."""
+        return [Wait(w.stalled_since, w.side, 1) for w in self._workers.values() if w.stalled_since is not None]
+
+    def examined(self, worker: Worker, look: Look, now: float) -> bool:
+        """Take what the kernel says of a child that takes long: wait for storage with it, or kill it at its limit.
+
+        Returns whether it has begun to wait for storage, or ceased to.
+        """
+        if worker.phase is not Phase.BUSY:
+            return False
+        worker.stage = look.stage
+        worker.look(look.side, look.mark, now)
+        expired = worker.deadline is not None and now >= worker.deadline
+        stuck = worker.stuck_since is not None and now >= worker.stuck_since + self._stall_seconds
+        if look.side and (expired or stuck):
+            worker.stall(now)
+        elif worker.stalled_since is not None:
+            worker.recover(now)
+        else:
+            if expired:
+                worker.from_outside = look.is_stopped
+                self.kill(worker, FailureKind.TIMEOUT, look.reason, now)
+            return False
+        return True
+
+    # --- deadlines
+
+    def next_deadline(self) -> float | None:
+        """Return when `expire` or `long_attempts` is due at the latest; None if nothing is due from anybody."""
+        workers = self._workers.values()
+        moments = (moment for w in workers for moment in (w.deadline, w.look_at, _remember_at(w)))
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def expire(self, now: float) -> list[Worker]:
+        """Do what the time has come for, child by child; return those that are lost from now on."""
+        lost = []
+        for worker in self:
+            if worker.deadline is not None and now >= worker.deadline:
+                if worker.phase is Phase.KILLING and worker.killed:
+                    worker.lose()
+                    lost.append(worker)
+                else:
+                    self._expire(worker, now)
+            elif worker.look_at is not None and now >= worker.look_at:
+                self._emit(Examine(worker.id))
+        return lost
+
+    def _expire(self, worker: Worker, now: float) -> None:
+        if worker.phase is Phase.KILLING:
+            self._finish_off(worker, now)
+        elif worker.hung_up:
+            self.break_off(worker, "it closed its channel and lives on", now)
+        elif worker.phase is Phase.STARTING:
+            self.kill(worker, FailureKind.TIMEOUT, "not ready in time", now)
+        else:
+            self._emit(Examine(worker.id))
+
+    # --- ending
+
+    def hang_up(self, worker: Worker, now: float) -> None:
+        """Take note that a child closed its channel: no grant could reach it."""
+        if not worker.is_ending:
+            self.gate.withdraw(worker.id)
+            worker.hang_up(now)
+
+    def break_off(self, worker: Worker, reason: str, now: float) -> None:
+        """End a child that broke the protocol."""
+        self.kill(worker, FailureKind.PROTOCOL, f"the worker broke the protocol: {reason}", now)
+
     def kill(self, worker: Worker, cause: FailureKind, reason: str, now: float) -> None:
         """End a child for what it did: SIGTERM makes it write its stack, SIGKILL follows after the grace."""
-        if worker.phase in (Phase.KILLING, Phase.LOST):
+        if worker.is_ending:
             return
         self.kills += 1
+        self.gate.withdraw(worker.id)
         worker.cause, worker.reason = cause, reason
-        worker.phase = Phase.KILLING
-        worker.look_at = None
-        worker.deadline = now + self._limits.grace_seconds
+        worker.end_by(now + self._limits.grace_seconds)
         self._emit(SignalChild(worker.id, signal.SIGTERM))
 
     def retire(self, worker: Worker, now: float) -> None:
         """End a child that did nothing wrong; it owns nothing, so SIGKILL is the whole ceremony."""
-        if worker.phase not in (Phase.KILLING, Phase.LOST):
-            worker.phase = Phase.KILLING
-            worker.look_at = None
+        if not worker.is_ending:
+            self.gate.withdraw(worker.id)
             self._finish_off(worker, now)
 
-    def press(self, worker: Worker, now: float) -> bool:
-        """Go on with a killing whose deadline has come; return whether the child counts as lost from now on."""
-        if not worker.killed:
-            self._finish_off(worker, now)
-            return False
-        worker.phase = Phase.LOST
-        worker.deadline = None
-        return True
-
-    def bury(self, worker: Worker) -> None:
-        """Forget a child that is proved dead, or never came to be."""
-        del self._workers[worker.id]
-
-    def shift(self, seconds: float) -> None:
-        """Move every deadline: this process itself was stopped for so long."""
-        for worker in self._workers.values():
-            worker.begun += seconds
-            for name in ("deadline", "look_at", "stuck_since", "stalled_since"):
-                if (moment := getattr(worker, name)) is not None:
-                    setattr(worker, name, moment + seconds)
+    def bury(self, number: int) -> Worker:
+        """Forget a child that is proved dead, or never came to be, and return it: its tokens come back."""
+        worker = self._workers.pop(number)
+        self.gate.release(number)
+        self._emit(CloseChild(number))
+        return worker
 
     def _finish_off(self, worker: Worker, now: float) -> None:
         worker.killed = True
-        worker.deadline = now + self._limits.lost_seconds
+        worker.end_by(now + self._limits.lost_seconds)
         self._emit(SignalChild(worker.id, signal.SIGKILL))
+
+
+def _remember_at(worker: Worker) -> float | None:
+    """Return when an attempt will have taken long; None if there is none, or it was remembered already."""
+    if worker.phase is Phase.BUSY and not worker.remembered:
+        return worker.begun + _REMEMBER_SECONDS
+    return None

@@ -1,8 +1,7 @@
 """The jobs of a run that are not over: which is next, and what follows when an attempt ends. Pure.
 
-Invariants: a path is here once; a job ends once, by `written` and its commit, or by an `Ending`; it has at most
-`MAX_ATTEMPTS` attempts, and one result at a time that waits for a second opinion; what the clerk has not acknowledged
-is kept and can be sent again.
+Invariants: a path is here once, from `add` to `over`; a job ends once, by the commit of its result or by an `Ending`;
+it has at most `MAX_ATTEMPTS` attempts.
 """
 
 from collections import deque
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dcmpool.engines import SAME_CODECS
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
-from dcmpool.protocol import Attempt, Ending, Item, Left, Result, Written
+from dcmpool.protocol import Attempt, Ending, Item, Left
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
@@ -47,23 +46,6 @@ class Job:
         return tuple(tried)
 
 
-@dataclass(slots=True, eq=False)
-class Unchecked:
-    """A result that waits for a second opinion, from another child than its maker and by another engine."""
-
-    job: Job
-    temp: bytes
-    written: Written
-    maker: int
-    attempts: list[Attempt] = field(default_factory=list)
-    """Opinions that could not be had."""
-
-    @property
-    def tried(self) -> tuple[str, ...]:
-        """The engines that need not be asked again."""
-        return tuple(attempt.engine for attempt in self.attempts)
-
-
 class Jobs:
     """The queue and all that is under way."""
 
@@ -79,9 +61,6 @@ class Jobs:
         self.walked = False
         self.credit_owed = 0
         """Jobs that are over, or put off to the end of the run, since the clerk was last told."""
-        self.committing: dict[int, tuple[Job, Result]] = {}
-        self.settling: dict[int, Ending] = {}
-        self.unchecked: deque[Unchecked] = deque()
 
     def __len__(self) -> int:
         """How many jobs are not over."""
@@ -147,22 +126,6 @@ class Jobs:
             job.dispatched += 1
         return job
 
-    def next_unchecked(self, worker: int) -> Unchecked | None:
-        """Return the oldest result that this child may check."""
-        found = next((unchecked for unchecked in self.unchecked if unchecked.maker != worker), None)
-        if found:
-            self.unchecked.remove(found)
-        return found
-
-    def refuted(self, unchecked: Unchecked, attempt: Attempt) -> Ending:
-        """End a job whose result was not confirmed."""
-        unchecked.job.attempts += [*unchecked.attempts, attempt]
-        return self._end(unchecked.job)
-
-    def put_back(self, job: Job) -> None:
-        """Put a job first in the queue again: nothing that happened was its own doing."""
-        self._ready.appendleft(job)
-
     def interrupted(self, job: Job, attempt: Attempt) -> Ending | None:
         """Take note that something from outside ended an attempt: no blame, unless it happens to this job alone."""
         job.interruptions += 1
@@ -171,7 +134,7 @@ class Jobs:
         if job.interruptions >= _MAX_INTERRUPTIONS:
             self._put_off(self._alone, job)
         else:
-            self.put_back(job)
+            self._ready.appendleft(job)
         return None
 
     def failed(self, job: Job, attempt: Attempt, *, exhausted: bool = False) -> Ending | None:
@@ -196,50 +159,31 @@ class Jobs:
     def left(self, job: Job, left: Left) -> Ending:
         """End a job for which there is nothing to write."""
         job.transfer_syntax_uid = left.transfer_syntax_uid
-        return self._settling(
-            Ending(
-                job.id, job.path, left.source_size, left.source_mtime_ns, left.outcome, left.transfer_syntax_uid, None,
-                left.reason, (),
-            )
+        return Ending(
+            job.id, job.path, left.source_size, left.source_mtime_ns, left.outcome, left.transfer_syntax_uid, None,
+            left.reason, (),
         )  # fmt: skip
 
-    def written(self, job: Job, temp: bytes, written: Written) -> Result:
-        """Keep a result until the clerk acknowledges its commit."""
-        result = Result(job.id, job.path, temp, written)
-        self.committing[job.id] = (job, result)
-        return result
+    def refuted(self, job: Job, opinions: list[Attempt]) -> Ending:
+        """End a job whose result was not confirmed."""
+        job.attempts += opinions
+        return self._end(job)
 
-    def acknowledged(self, number: int) -> tuple[Job, Result] | None:
-        """End a job whose outcome is durable; return it with its result, if it had one."""
-        if ending := self.settling.pop(number, None):
-            self._forget(ending.path)
-            return None
-        if entry := self.committing.pop(number, None):
-            self._forget(entry[0].path)
-            return entry
-        return None
-
-    def commit_failed(self, number: int) -> tuple[Job, Result] | None:
-        """Take back a job whose result could not get its final name."""
-        return self.committing.pop(number, None)
-
-    def abandon(self, job: Job) -> None:
-        """Leave a job undone, for another run."""
-        self._forget(job.path)
+    def over(self, path: bytes) -> None:
+        """Forget a job: its outcome is durable, or it is left undone for another run."""
+        job = self._active.pop(path)
+        if self._over is not None:
+            self._over.add(path)
+        if not job.put_off:
+            self.credit_owed += 1
 
     def _end(self, job: Job) -> Ending:
         # That an engine cannot do it at all says nothing of the file, if another could and failed.
         last = next((a for a in reversed(job.attempts) if a.kind is not FailureKind.UNSUPPORTED), job.attempts[-1])
-        return self._settling(
-            Ending(
-                job.id, job.path, job.size, job.mtime_ns, Outcome.FAILED, job.transfer_syntax_uid, last.kind,
-                _reason(job.attempts), tuple(job.attempts),
-            )
+        return Ending(
+            job.id, job.path, job.size, job.mtime_ns, Outcome.FAILED, job.transfer_syntax_uid, last.kind,
+            _reason(job.attempts), tuple(job.attempts),
         )  # fmt: skip
-
-    def _settling(self, ending: Ending) -> Ending:
-        self.settling[ending.job] = ending
-        return ending
 
     def _put_off(self, queue: deque[Job], job: Job) -> None:
         # The walk must not wait for a job that itself waits for the end of the walk.
@@ -247,13 +191,6 @@ class Jobs:
             self.credit_owed += 1
         job.put_off = True
         queue.append(job)
-
-    def _forget(self, path: bytes) -> None:
-        job = self._active.pop(path)
-        if self._over is not None:
-            self._over.add(path)
-        if not job.put_off:
-            self.credit_owed += 1
 
 
 def _is_final(attempt: Attempt) -> bool:

@@ -72,8 +72,6 @@ class FailureKind(StrEnum):
     """The target holds a file that dcmpool did not write."""
     NO_SPACE = "NO_SPACE"
     """The target's storage is full."""
-    STALLED = "STALLED"
-    """The source's or the target's storage did not answer."""
     LOST = "LOST"
     """The child cannot be killed (state D): it hangs in the kernel."""
 
@@ -84,7 +82,6 @@ class Then(StrEnum):
     NEXT_ENGINE = "next engine"
     AGAIN = "once more"
     LATER = "once more, at the end of the run"
-    UNCOUNTED = "again, and the attempt does not count"
     NEVER = "not in this run"
     STOP = "the run stops, resumable"
 
@@ -114,7 +111,6 @@ RETRY: dict[FailureKind, Rule] = {
     FailureKind.WRITE: Rule(Then.AGAIN),
     FailureKind.EXISTS: Rule(Then.NEVER),
     FailureKind.NO_SPACE: Rule(Then.STOP),
-    FailureKind.STALLED: Rule(Then.UNCOUNTED),
     FailureKind.LOST: Rule(Then.NEVER, retire=True),
 }
 

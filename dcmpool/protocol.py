@@ -91,7 +91,7 @@ class Check(Message, frozen=True):
     result: bytes
     first: str
     """The engine that made the result."""
-    tried: tuple[str, ...]
+    asked: tuple[str, ...]
     """The engines that could not give an opinion."""
     alarm_seconds: Seconds
     granted_bytes: Count
@@ -472,11 +472,6 @@ class FrameReader(Generic[M]):
     def __init__(self, codec: Codec[M]) -> None:
         self._codec = codec
         self._buffer = bytearray()
-
-    @property
-    def pending(self) -> bool:
-        """Whether part of a frame has come and its rest has not."""
-        return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[M]:
         """Take what was read and return the messages that are now whole.

@@ -68,8 +68,3 @@ class StorageWatch:
             return min((wait.since + self._settings.stall_seconds for wait in self._waits), default=None)
         give_up = self._worst.since + self._settings.give_up_seconds
         return give_up if self._say_at is None else min(give_up, self._say_at)
-
-    def shift(self, seconds: float) -> None:
-        """Move the next notice: this process itself was stopped. Waits are looked at anew each time."""
-        if self._say_at is not None:
-            self._say_at += seconds

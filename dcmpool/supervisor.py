@@ -24,11 +24,13 @@ from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
 from dcmpool.config import MIB, Config
-from dcmpool.crew import Phase
+from dcmpool.dispatch import scratch_name
+from dcmpool.endings import how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
 from dcmpool.evidence import MAX_KEPT, Death, with_share
+from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind
-from dcmpool.pool import Pool, how_it_died, scratch_name
+from dcmpool.pool import Pool
 from dcmpool.progress import Activity, Progress, Snapshot
 from dcmpool.protocol import (
     FROM_CLERK,
@@ -37,7 +39,6 @@ from dcmpool.protocol import (
     TO_CLERK,
     TO_FORKSERVER,
     Exited,
-    Finished,
     Keep,
     Launch,
     Launched,
@@ -100,9 +101,10 @@ class Supervisor:
         self._temp = self._base = b""
         self._kept = 0
         self._unconfined = self._config.sandbox.mode == "off"
-        self._opened = self._finished = False
+        self._opened = False
         self._clerk_deaths = self._forkserver_deaths = 0
         self._signals = 0
+        self._stood_still = 0.0
         self._begun = clock()
 
     def run(self) -> Report:
@@ -119,7 +121,7 @@ class Supervisor:
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._check_sandbox()
-                self._pool.begin(self._clock())
+                self._pool.begin(self._now())
                 self._start()
                 self._loop()
                 return self._report()
@@ -142,18 +144,16 @@ class Supervisor:
 
     def _loop(self) -> None:
         while True:
-            before = self._clock()
+            before = self._now()
             self._perform()
-            if self._pool.is_over and (self._finished or self._pool.clerk_gave_up):
+            if self._pool.is_over:
                 return
             timeout = self._timeout(before)
-            for key, _ in self._selector.select(timeout):
+            events = self._selector.select(timeout)
+            self._discount(before, timeout)
+            for key, _ in events:
                 key.data()
-            now = self._clock()
-            if timeout is not None and now - before > timeout + _OVERRUN_SECONDS:
-                # This process was stopped. The wait that it was in ends without a look at what has come meanwhile, so
-                # all deadlines are as far away as they were before it, and the next wait shows what has come.
-                self._pool.shift(now - before)
+            now = self._now()
             if self._signals >= 2:
                 self._abort()
                 return
@@ -162,6 +162,20 @@ class Supervisor:
             self._pool.tick(now)
             if self._progress.is_due(now):
                 self._progress.show(self._snapshot(now), now)
+
+    def _now(self) -> float:
+        """Return the run's own time, in seconds: it stands still while this process does, so no child suffers."""
+        return self._clock() - self._stood_still
+
+    def _discount(self, before: float, timeout: float | None) -> None:
+        """Notice after a wait whether this process was stopped in it (Ctrl-Z, a frozen machine).
+
+        Such a wait may end without a look at what has come meanwhile. So the run's own time is again as it was before
+        it, all deadlines are as far away, and the next wait shows what has come.
+        """
+        waited = self._now() - before
+        if timeout is not None and waited > timeout + _OVERRUN_SECONDS:
+            self._stood_still += waited
 
     def _timeout(self, now: float) -> float | None:
         deadlines = [*self._awaiting_code.values()]
@@ -223,8 +237,7 @@ class Supervisor:
         try:
             child = self._children[number] = Child(self._forkserver)
         except OSError as error:
-            self._pool.stop(LaunchError(f"workers cannot be launched: {error.strerror}"))
-            self._pool.not_launched(number)
+            self._pool.not_launched(number, error.strerror or "")
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
@@ -237,9 +250,9 @@ class Supervisor:
 
     def _on_channel(self, number: int) -> None:
         child = self._children.get(number)
-        if child is None or number not in self._pool.crew or child.channel not in self._selector.get_map():
+        if child is None or child.is_dead or child.channel not in self._selector.get_map():
             return  # closed by an event of the same wait
-        now = self._clock()
+        now = self._now()
         try:
             messages, closed = child.receive()
         except ProtocolError as error:
@@ -262,10 +275,10 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         child.is_dead = True
         if child.code is not None or child.maker.is_closed:
-            self._died(number, child.code, self._clock())
+            self._died(number, child.code, self._now())
         else:
             self._pool.proved_dead(number)
-            self._awaiting_code[number] = self._clock() + _STATUS_SECONDS
+            self._awaiting_code[number] = self._now() + _STATUS_SECONDS
 
     def _on_exited(self, message: Exited) -> None:
         child = self._children.get(message.child)
@@ -274,7 +287,7 @@ class Supervisor:
         child.code = message.code
         if child.is_dead:
             self._awaiting_code.pop(message.child, None)
-            self._died(message.child, message.code, self._clock())
+            self._died(message.child, message.code, self._now())
 
     def _give_up_on_codes(self, now: float) -> None:
         for number, deadline in list(self._awaiting_code.items()):
@@ -289,7 +302,7 @@ class Supervisor:
     def _keep_evidence(self, number: int, code: int | None, now: float) -> None:
         """Have the clerk keep what is known of a child that died over a file."""
         child, worker = self._children[number], self._pool.crew[number]
-        if worker.job is None or (worker.killed and worker.cause is None) or self._kept >= MAX_KEPT:
+        if worker.job is None or worker.is_retired or self._kept >= MAX_KEPT:
             return
         self._kept += 1
         seen = child.seen[1] if child.seen else None
@@ -322,7 +335,7 @@ class Supervisor:
     def _examine(self, number: int) -> None:
         child = self._children[number]
         worker = self._pool.crew[number]
-        now = self._clock()
+        now = self._clock()  # not the run's own time: a child may have worked on while this process was stopped
         seen_at, before = child.seen or (now, None)
         found = with_share(diagnose.examine(child.pid), before, now - seen_at)
         child.seen = now, found
@@ -332,7 +345,7 @@ class Supervisor:
         reason = f"no result within {worker.limit_seconds:.1f} s: {stage}{engine}, {why} ({found.text()})"
         side = diagnose.waits_for(found, stage)
         look = Look(side, found.mark, stage, is_stopped=found.is_stopped, reason=reason)
-        self._pool.examined(number, look, self._clock())
+        self._pool.examined(number, look, self._now())
         self._perform()
 
     def _close_child(self, number: int) -> None:
@@ -377,7 +390,7 @@ class Supervisor:
         number = message.child
         self._children[number].launched(message.pid, pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._on_death(number))
-        self._pool.launched(number, message.pid, self._clock())
+        self._pool.launched(number, message.pid, self._now())
 
     def _on_forkserver_death(self) -> None:
         """Relaunch it. Its children die with it, by the kernel; what was not forked yet is launched again."""
@@ -419,15 +432,13 @@ class Supervisor:
         messages = self._clerk_stream.receive()
         if not messages:
             return
-        now = self._clock()
+        now = self._now()
         for message in messages:
             match message:
                 case Opened():
                     self._on_opened(message, now)
                 case Refused():
                     self._on_refused(message)
-                case Finished():
-                    self._finished = True
                 case _:
                     self._clerk_deaths = 0
                     self._pool.from_clerk(message, now)
@@ -446,21 +457,21 @@ class Supervisor:
         if not self._opened:
             raise kind(message.reason)
         self._pool.stop(LaunchError(f"the clerk cannot go on: {message.reason}"))
-        self._pool.give_up(self._clock())
+        self._pool.give_up(self._now())
 
     def _on_clerk_death(self) -> None:
         last_words = self._clerk.last_words()
         self._on_clerk()
         self._close_helper(self._clerk)
-        if self._finished:
+        if not self._pool.needs_clerk:
             return
         self._clerk_deaths += 1
-        if self._clerk_deaths >= _MAX_HELPER_DEATHS or self._pool.clerk_gave_up:
+        if self._clerk_deaths >= _MAX_HELPER_DEATHS:
             error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
             if not self._opened:
                 raise error
             self._pool.stop(error)
-            self._pool.give_up(self._clock())
+            self._pool.give_up(self._now())
             return
         self._start_clerk()
 
@@ -499,9 +510,6 @@ class Supervisor:
         if self._signals == 1:
             self._progress.notice("finishing the files under way; once more stops at once")
             self._pool.drain()
-            if not self._opened:
-                self._finished = True
-                self._pool.finishing = True
 
     def _abort(self) -> None:
         """Stop at once: everything that runs is killed, and the next run resumes."""
@@ -556,7 +564,7 @@ class Supervisor:
             failed=len(self._tally.failed),
             kills=self._pool.crew.kills,
             retries=self._tally.retries,
-            seconds=now - self._begun,
+            seconds=self._clock() - self._begun,
             activities=tuple(
                 Activity(worker.job.path, self._children[worker.id].stage, worker.phase.value, now - worker.begun)
                 for worker in busy

@@ -311,7 +311,7 @@ class Opinion(Errand):
             os.close(fd)
 
     def _judge(self, fd: int, source: Source, instance: Instance) -> Message:
-        names = [name for name in engines.second(instance, self._order.first) if name not in self._order.tried]
+        names = [name for name in engines.second(instance, self._order.first) if name not in self._order.asked]
         if not names:
             return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
         self._engine = names[0]

@@ -5,7 +5,7 @@ import pytest
 from dcmpool.jobs import MAX_ATTEMPTS, Job, Jobs
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
 from dcmpool.protocol import Attempt, Ending, Item, Left
-from tests.world import items, written
+from tests.world import items
 
 
 def attempt(kind: FailureKind, engine: str = "gdcm", stage: str = Stage.DECODE) -> Attempt:
@@ -89,23 +89,13 @@ def test_never_ends_the_job_at_once(kind: FailureKind) -> None:
     assert jobs.next(fresh_child=True, others_busy=False) is None
 
 
-@pytest.mark.parametrize("kind", kinds_of(Then.UNCOUNTED))
-def test_an_attempt_that_does_not_count_is_made_again(kind: FailureKind) -> None:
-    """Any child will do, and no engine is struck off."""
-    jobs, job = begun()
-    assert jobs.failed(job, attempt(kind)) is None
-    assert job.tried == ()
-    assert take(jobs, fresh_child=False) is job
-
-
 @pytest.mark.parametrize("kind", kinds_of(Then.STOP))
 def test_what_stops_the_run_leaves_the_job_undone(kind: FailureKind) -> None:
     """It is neither failed nor done, for another run to do."""
     assert kind is FailureKind.NO_SPACE
     jobs, job = begun()
-    jobs.abandon(job)
+    jobs.over(job.path)
     assert len(jobs) == 0
-    assert not jobs.settling
     assert jobs.is_over
 
 
@@ -195,7 +185,7 @@ def test_nothing_that_waits_for_the_end_of_the_walk_keeps_the_walk_waiting() -> 
     take(jobs)
     assert take(jobs) is job
     jobs.failed(job, attempt(FailureKind.CHANGED))
-    jobs.acknowledged(job.id)
+    jobs.over(job.path)
     assert (jobs.holding_credit, jobs.credit_owed) == (1, 1)
 
 
@@ -217,37 +207,14 @@ def test_a_file_that_must_not_be_replaced_ends_without_an_attempt_at_it() -> Non
     assert jobs.next(fresh_child=True, others_busy=False) is None
 
 
-def test_a_result_is_kept_until_it_is_acknowledged() -> None:
-    """So that it can be sent again, to another clerk."""
-    jobs, job = begun()
-    result = jobs.written(job, b"temp", written(job.id))
-    assert jobs.committing == {job.id: (job, result)}
-    assert not jobs.is_over
-    assert jobs.acknowledged(job.id) == (job, result)
-    assert jobs.is_over
-    assert jobs.acknowledged(job.id) is None
-    assert jobs.credit_owed == 1
-
-
-def test_an_ending_is_kept_until_it_is_acknowledged() -> None:
-    """The same for a job without a result."""
+def test_a_job_with_nothing_to_write_ends_as_its_child_saw_the_source() -> None:
+    """Its size and time are those of the file that was opened."""
     jobs, job = begun()
     ending = jobs.left(job, Left(job.id, Outcome.SKIPPED, "1.2", 7, 8, "not a DICOM file"))
     assert ending == Ending(1, b"CT0001", 7, 8, Outcome.SKIPPED, "1.2", None, "not a DICOM file", ())
-    assert jobs.settling == {job.id: ending}
     assert not jobs.is_over
-    assert jobs.acknowledged(job.id) is None
+    jobs.over(job.path)
     assert jobs.is_over
-
-
-def test_a_result_that_cannot_get_its_name_can_be_tried_again() -> None:
-    """The job is taken back, and is not over."""
-    jobs, job = begun()
-    result = jobs.written(job, b"temp", written(job.id))
-    assert jobs.commit_failed(job.id) == (job, result)
-    assert jobs.commit_failed(job.id) is None
-    assert jobs.failed(job, attempt(FailureKind.WRITE)) is None
-    assert take(jobs, fresh_child=False) is job
 
 
 def test_a_run_is_not_over_before_the_walk_is() -> None:
@@ -263,7 +230,6 @@ def test_after_a_restart_what_has_ended_since_is_not_taken_again() -> None:
     jobs, job = begun()
     jobs.walk_again()
     assert not jobs.walked
-    jobs.written(job, b"temp", written(job.id))
-    jobs.acknowledged(job.id)
+    jobs.over(job.path)
     assert jobs.add(items(1)[0]) is None
     assert len(jobs) == 0

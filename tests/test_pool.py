@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dcmpool.config import MIB
-from dcmpool.crew import Phase
 from dcmpool.errors import LaunchError, StoppedError
+from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind, Outcome, Stage
-from dcmpool.pool import MAX_OPINIONS
+from dcmpool.opinions import MAX_OPINIONS
 from dcmpool.protocol import (
     Assign,
     Begin,
@@ -293,10 +293,6 @@ class PoolMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.world.advance(seconds)
 
-    @rule(seconds=st.sampled_from([2.0, 100.0]))
-    def suspend(self, seconds: float) -> None:
-        self.world.suspend(seconds)
-
     @rule()
     def storage_stalls(self) -> None:
         self.world.stalled = True
@@ -554,7 +550,6 @@ def test_storage_that_never_answers_again_stops_the_run() -> None:
     world.advance(8.0 + 64.0 + 4.0)
     assert isinstance(world.pool.error, StoppedError)
     assert world.pool.is_over
-    assert world.pool.clerk_gave_up
     assert not world.tally.failed
     assert world.pool.exit_code == 75
 
@@ -607,28 +602,6 @@ def test_time_at_the_gate_is_not_the_jobs_own() -> None:
     assert second.term_at == world.now
 
 
-def test_a_suspended_supervisor_lets_no_file_suffer() -> None:
-    """Ctrl-Z for a minute moves every deadline by a minute."""
-    world = started(2)
-    world.advance(4.0)
-    world.suspend(60.0)
-    world.advance(3.875)
-    assert world.pool.crew.kills == 0
-    world.advance(0.125)
-    assert world.pool.crew.kills == 2
-    world.behave()
-
-
-def test_time_in_which_the_supervisor_stood_still_is_nobodys() -> None:
-    """An attempt is not remembered as a long one for it."""
-    world = started(1, workers=1)
-    world.advance(0.5)
-    world.suspend(60.0)
-    assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
-    world.advance(0.5)
-    assert [m for m in world.clerk.inbox if isinstance(m, Begin)]
-
-
 def in_phase(name: Phase) -> tuple[World, SimChild]:
     """Return a world with a child in this phase; its job, if it has one, is number 2."""
     if name in (Phase.STARTING, Phase.IDLE):
@@ -667,7 +640,7 @@ def test_what_a_child_may_not_say_now_ends_it(name: Phase, job: int) -> None:
         assert phase(world, child) is Phase.KILLING
         assert world.pool.crew[child.id].cause is FailureKind.PROTOCOL
         assert not world.tally.ended
-        assert not world.pool.jobs.committing
+        assert not world.pool.ledger.committing
 
 
 def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
@@ -768,7 +741,7 @@ def test_a_result_is_committed_after_another_child_confirmed_it() -> None:
     world, judge = checking(workers=1)
     asked = check(judge)
     assert judge.id != world.makers[asked.result]
-    assert (asked.first, asked.tried, asked.source) == ("gdcm", (), b"/source/CT0001")
+    assert (asked.first, asked.asked, asked.source) == ("gdcm", (), b"/source/CT0001")
     assert (judge.bytes, world.pool.gate.writers_held) == (2 * MIB, 0)
     assert not committed(world)
     world.say(judge, Checked(asked.job, "pylibjpeg"))
@@ -816,7 +789,7 @@ def test_an_opinion_that_cannot_be_had_is_asked_of_another_engine() -> None:
     world, _ = checking()
     no_opinion(world, FailureKind.CORRUPT, "pylibjpeg")
     (judge,) = busy(world)
-    assert check(judge).tried == ("pylibjpeg",)
+    assert check(judge).asked == ("pylibjpeg",)
     no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
     assert kinds(world) == [FailureKind.CORRUPT, FailureKind.VERIFY]
     assert len(world.discarded) == 1
@@ -873,7 +846,7 @@ def test_what_ends_a_judge_from_outside_is_no_verdict(how: str) -> None:
         world.say(maker, written(order(maker).job))
         make_ready(world)
         (judge,) = busy(world)
-        assert check(judge).tried == ()
+        assert check(judge).asked == ()
     job = world.pool.crew[judge.id].job
     assert job
     assert (job.alone, job.attempts) == (True, [])
@@ -1110,7 +1083,7 @@ def test_a_clerk_that_dies_after_the_end_starts_nothing_again() -> None:
     world = World([], config())
     world.handle(1)
     world.find()
-    assert world.pool.finishing
+    assert world.clerk.told_finish
     world.restart_clerk()
     world.welcome()
     assert not world.children

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
-from dcmpool.crew import Phase
 from dcmpool.jobs import MAX_ATTEMPTS
+from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind, Outcome, Side, Stage
-from dcmpool.pool import MAX_OPINIONS, Pool
+from dcmpool.opinions import MAX_OPINIONS
+from dcmpool.pool import Pool
 from dcmpool.protocol import (
     Assign,
     Check,
@@ -27,6 +28,7 @@ from dcmpool.protocol import (
     Discard,
     Failed,
     Finish,
+    Finished,
     Found,
     Grant,
     Inspected,
@@ -181,14 +183,6 @@ class World:
             self._tick()
         self.now = end
 
-    def suspend(self, seconds: float) -> None:
-        """Stop the supervisor itself for a while (Ctrl-Z), as its loop notices it."""
-        self.now += seconds
-        self._deaths = {number: (due + seconds, code) for number, (due, code) in self._deaths.items()}
-        for child in self.children.values():
-            child.term_at = child.term_at + seconds if child.term_at is not None else None
-        self.step(lambda: self.pool.shift(seconds))
-
     def _next_wake(self) -> float | None:
         dues = [due for due, _ in self._deaths.values()]
         deadline = self.pool.next_deadline()
@@ -228,7 +222,7 @@ class World:
     def _do(self, action: Action) -> None:
         match action:
             case LaunchChild():
-                assert not self.pool.finishing, "a child is launched after the end"
+                assert not self.clerk.told_finish, "a child is launched after the end"
                 self.children[action.worker] = SimChild(action.worker)
             case SendTo():
                 self._deliver(self.children[action.worker], action.message)
@@ -356,7 +350,7 @@ class World:
         assert self.written.get(order.result) == order.job, "an opinion on what was not written"
         assert child.id != self.makers[order.result], "a child is to judge its own work"
         assert order.result not in self.promised | self.discarded, "an opinion that comes too late"
-        assert len(order.tried) <= MAX_OPINIONS
+        assert len(order.asked) <= MAX_OPINIONS
         self.doubted.add(order.result)
 
     def _is_lost(self, child: SimChild) -> bool:
@@ -508,6 +502,7 @@ class World:
                     assert not any(os.path.basename(temp) == name for temp in self.temps), "a result is thrown away"
             case Finish():
                 self.clerk.finished = True
+                self.step(lambda: self.pool.from_clerk(Finished(), self.now))
         return None
 
     def _commit(self, result: Result, failure: FailureKind | None) -> Committed:
@@ -521,9 +516,9 @@ class World:
         return Committed((result.job,))
 
     def _acknowledged(self, number: int) -> None:
-        if number not in self.settled_jobs and number in self.pool.jobs.committing:
+        if number not in self.settled_jobs and number in self.pool.ledger.committing:
             self.settled_jobs.add(number)
-            self.endings[self.pool.jobs.committing[number][0].path] += 1
+            self.endings[self.pool.ledger.committing[number][0].path] += 1
 
     def _told(self, message: Message) -> None:
         match message:
@@ -570,12 +565,12 @@ class World:
         self._check_results()
 
     def _check_results(self) -> None:
-        waiting = [unchecked.temp for unchecked in self.pool.jobs.unchecked]
+        waiting = [unchecked.temp for unchecked in self.pool.opinions]
         waiting += [worker.unchecked.temp for worker in self.pool.crew if worker.unchecked]
         fates = sorted([*self.promised, *self.discarded, *waiting])
         assert fates == sorted(self.written), "a result that is lost, or has two fates"
         assert self.judged <= self.promised, "a result that was confirmed and is not committed"
-        assert not (self.pool.draining and self.pool.jobs.unchecked), "a result waits for an opinion while draining"
+        assert not (self.pool.draining and self.pool.opinions), "a result waits for an opinion while draining"
 
     def _check_tokens(self) -> None:
         gate = self.pool.gate
@@ -591,7 +586,7 @@ class World:
         """From now on all is well: let the run come to its end, and check what is promised of it."""
         self.stalled = False
         for _ in range(rounds):
-            if self.clerk.finished or (self.pool.is_over and self.pool.clerk_gave_up):
+            if self.pool.is_over:
                 return self._check_end()
             self.behave_once()
         raise AssertionError(f"no end: {[(w.id, w.phase, w.deadline) for w in self.pool.crew]}")

@@ -1,0 +1,153 @@
+"""Who does what next: jobs and checks for free children, with their limits and what the gate grants. Pure.
+
+free child + next job -> Assign | Check, with bytes and a writer's place if the gate has room
+Inspected -> its limit          Wants -> the gate -> Grant
+"""
+
+from collections.abc import Callable
+from os.path import join
+
+from dcmpool.actions import Action, SendTo
+from dcmpool.config import MIB, Config
+from dcmpool.crew import Crew
+from dcmpool.jobs import Job, Jobs
+from dcmpool.lifecycle import Phase, Worker
+from dcmpool.limit import Limit
+from dcmpool.model import Outcome
+from dcmpool.opinions import Opinions, Unchecked
+from dcmpool.protocol import Assign, Check, Grant, Inspected, Left, Message, Wants, Written
+
+_NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
+"""Outcomes that come with a file, but in place the source is that file."""
+
+
+class Dispatcher:
+    """Gives out the work of a run. Results go to files of the directory `temp`, named for `run`, job and child."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: str,
+        crew: Crew,
+        jobs: Jobs,
+        opinions: Opinions,
+        emit: Callable[[Action], None],
+        *,
+        in_place: bool,
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._crew = crew
+        self._gate = crew.gate
+        self._jobs = jobs
+        self._opinions = opinions
+        self._emit = emit
+        self._in_place = in_place
+        self._limit = Limit(config.limits)
+        self._grant_bytes = config.gate.grant_mib * MIB
+        self._base = self._temp = b""
+
+    def open(self, base: bytes, temp: bytes) -> None:
+        """Take the directory to which all paths are relative, and the one for temp files."""
+        self._base, self._temp = base, temp
+
+    def dispatch(self, now: float) -> None:
+        """Give each free child something to do, as far as there is anything for it."""
+        for worker in (worker for worker in self._crew if worker.is_free):
+            if unchecked := self._opinions.next_for(worker.id):
+                self._assign_check(worker, unchecked, now)
+                continue
+            if self._opinions and self._crew.living == 1:
+                self._crew.retire(worker, now)  # the only child cannot judge its own work
+                continue
+            busy = self._crew.count(Phase.BUSY, Phase.WAITING) > 0 or len(self._opinions) > 0
+            job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
+            if job:
+                self._assign(worker, job, now)
+            elif self._jobs.wants_fresh_child and worker.jobs_begun:
+                self._crew.retire(worker, now)
+
+    def inspected(self, worker: Worker, message: Inspected) -> None:
+        """Set the limit of a job, now that it is known what it is."""
+        assert worker.job is not None  # noqa: S101 - `Worker.is_legal` holds it
+        worker.engine = message.engine
+        worker.job.transfer_syntax_uid = message.transfer_syntax_uid
+        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.native_bytes))
+
+    def wants(self, worker: Worker, message: Wants, now: float) -> None:
+        """Have a child wait at the gate, if only for a moment."""
+        worker.pause(message, now)
+        if message.writer:
+            self._gate.request_writer(worker.id)
+        else:
+            self._gate.request_bytes(worker.id, message.bytes)
+        self.grant(now)
+
+    def grant(self, now: float) -> None:
+        """Let through the gate whom there is room for."""
+        for number in self._gate.grant():
+            worker = self._crew[number]
+            if worker.phase is Phase.WAITING and worker.job:
+                worker.resume(now)
+                self._emit(SendTo(number, Grant(worker.job.id, self._alarm_seconds(worker.limit_seconds))))
+
+    def may_end_so(self, message: Message) -> bool:
+        """Whether an order of this run can have such an outcome: nothing may be called done that has no result."""
+        match message:
+            case Written(outcome=outcome):
+                return outcome is Outcome.DECOMPRESSED or (outcome in _NOTHING_TO_DECOMPRESS and not self._in_place)
+            case Left(outcome=Outcome.SKIPPED):
+                return self._config.work.others == "skip"
+            case Left(outcome=outcome):
+                return outcome in _NOTHING_TO_DECOMPRESS and self._in_place
+        return True
+
+    def learn(self, written: Written) -> None:
+        """Take note of how long a result took, for limits and gate."""
+        self._limit.learn(written.transfer_syntax_uid, written.native_bytes, written.seconds)
+        self._gate.learn(written.size, written.write_seconds)
+
+    def _assign(self, worker: Worker, job: Job, now: float) -> None:
+        temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
+        granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
+        self._crew.engage(worker, job, self._limit.seconds("", 0), now, temp=temp)
+        order = Assign(
+            job=job.id,
+            attempt=job.dispatched,
+            source=join(self._base, job.path),
+            temp=temp,
+            engine=self._config.work.engine,
+            tried=job.tried,
+            skip_others=self._config.work.others == "skip",
+            in_place=self._in_place,
+            durable=self._config.storage.durable,
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            granted_bytes=granted_bytes,
+            granted_writer=granted_writer,
+        )
+        self._emit(SendTo(worker.id, order))
+
+    def _assign_check(self, worker: Worker, unchecked: Unchecked, now: float) -> None:
+        """Have a second engine look at a result; it gets the limit of an attempt."""
+        job = unchecked.job
+        granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
+        self._crew.engage(worker, job, self._limit.seconds("", 0), now, unchecked=unchecked)
+        order = Check(
+            job=job.id,
+            source=join(self._base, job.path),
+            result=unchecked.temp,
+            first=unchecked.written.engine,
+            asked=unchecked.asked,
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            granted_bytes=granted_bytes,
+        )
+        self._emit(SendTo(worker.id, order))
+
+    def _alarm_seconds(self, limit_seconds: float) -> float:
+        """Return when a child's own backstop is due: not before storage that stalls has had its time to answer."""
+        return 2 * limit_seconds + self._config.storage.give_up_seconds
+
+
+def scratch_name(run: str, worker: int) -> bytes:
+    """Return the name of a child's private folder in TARGET/.dcmpool/tmp."""
+    return f"{run}-w{worker}".encode()
