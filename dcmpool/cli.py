@@ -139,6 +139,39 @@ def run(
         raise typer.Exit(_INTERRUPTED) from None
 
 
+@app.command("verify")
+def verify_target(
+    target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
+    limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")] = False,
+) -> None:
+    """Check the results of earlier runs again; nothing is changed.
+
+    Each file must be what the journal says. Where its source is still there, unchanged, the header must be the
+    source's and a second engine must give the same picture.
+
+    \b
+    python -m dcmpool verify archive-decompressed
+    """
+    try:
+        _os.check_platform()
+        flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
+        settings = load(profile=profile or "", path=config, flags=flags)
+        root = os.fsencode(os.path.abspath(target)) if target else b""
+        if not root:
+            raise UsageError("a path is empty")
+        _supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
 @app.command()
 def attempt(
     file: Annotated[Path, typer.Argument(help="One file.", metavar="FILE")],
@@ -224,7 +257,7 @@ def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> N
     finally:
         progress.close()
     try:
-        _print(report, as_json=as_json, quiet=quiet)
+        _print(report, as_json=as_json, quiet=quiet, audit=task.audit)
     except OSError:
         # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
         for fd in (1, 2):
@@ -234,17 +267,20 @@ def _supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> N
     raise typer.Exit(report.exit_code)
 
 
-def _print(report: Report, *, as_json: bool, quiet: bool) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and only needed at the end
-
-    from dcmpool.summary import print_failures, print_summary  # noqa: PLC0415
-
+def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
     if as_json:
         print(report.to_json(), flush=True)
-    elif quiet:
+        return
+    if quiet and not report.failed:
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and only needed at the end
+
+    from dcmpool.summary import print_audit, print_failures, print_summary  # noqa: PLC0415
+
+    if quiet:
         print_failures(report, Console(stderr=True))
     else:
-        print_summary(report, Console())
+        (print_audit if audit else print_summary)(report, Console())
         sys.stdout.flush()
 
 

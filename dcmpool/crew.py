@@ -217,7 +217,7 @@ class Crew:
 
 
 def _remember_at(worker: Worker) -> float | None:
-    """Return when an attempt will have taken long; None if there is none, or it was remembered already."""
-    if worker.phase is Phase.BUSY and not worker.remembered:
-        return worker.begun + _REMEMBER_SECONDS
-    return None
+    """Return when an attempt will have taken long; None if there is none, it was remembered already, or an audit's."""
+    if worker.phase is not Phase.BUSY or worker.remembered or worker.job is None or worker.job.recorded is not None:
+        return None
+    return worker.begun + _REMEMBER_SECONDS

@@ -5,7 +5,7 @@ Inspected -> its limit          Wants -> the gate -> Grant
 """
 
 from collections.abc import Callable
-from os.path import join
+from os.path import dirname, join
 
 from dcmpool.actions import Action, SendTo
 from dcmpool.config import MIB, Config
@@ -15,7 +15,7 @@ from dcmpool.lifecycle import Phase, Worker
 from dcmpool.limit import Limit
 from dcmpool.model import Outcome
 from dcmpool.opinions import Opinions, Unchecked
-from dcmpool.protocol import Assign, Check, Grant, Inspected, Left, Message, Wants, Written
+from dcmpool.protocol import Assign, Check, Grant, Inspected, Left, Message, Recorded, Wants, Written
 
 _NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
 """Outcomes that come with a file, but in place the source is that file."""
@@ -45,11 +45,12 @@ class Dispatcher:
         self._in_place = in_place
         self._limit = Limit(config.limits)
         self._grant_bytes = config.gate.grant_mib * MIB
-        self._base = self._temp = b""
+        self._base = self._temp = self._target = b""
 
     def open(self, base: bytes, temp: bytes) -> None:
-        """Take the directory to which all paths are relative, and the one for temp files."""
+        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp."""
         self._base, self._temp = base, temp
+        self._target = dirname(dirname(temp))
 
     def dispatch(self, now: float) -> None:
         """Give each free child something to do, as far as there is anything for it."""
@@ -62,7 +63,9 @@ class Dispatcher:
                 continue
             busy = self._crew.count(Phase.BUSY, Phase.WAITING) > 0 or len(self._opinions) > 0
             job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
-            if job:
+            if job and job.recorded:
+                self._assign_audit(worker, job, job.recorded, now)
+            elif job:
                 self._assign(worker, job, now)
             elif self._jobs.wants_fresh_child and worker.jobs_begun:
                 self._crew.retire(worker, now)
@@ -140,6 +143,22 @@ class Dispatcher:
             asked=unchecked.asked,
             alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
             granted_bytes=granted_bytes,
+        )
+        self._emit(SendTo(worker.id, order))
+
+    def _assign_audit(self, worker: Worker, job: Job, recorded: Recorded, now: float) -> None:
+        """Have a result of an earlier run looked at, where it has its final name."""
+        granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
+        self._crew.engage(worker, job, self._limit.seconds("", recorded.size), now)
+        order = Check(
+            job=job.id,
+            source=join(self._base, job.path),
+            result=join(self._target, job.path),
+            first=recorded.engine,
+            asked=job.tried,
+            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            granted_bytes=granted_bytes,
+            recorded=recorded,
         )
         self._emit(SendTo(worker.id, order))
 

@@ -12,7 +12,7 @@ from dcmpool.errors import DcmpoolError, StoppedError
 from dcmpool.jobs import Job, Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Worker
-from dcmpool.model import RETRY, FailureKind, Then
+from dcmpool.model import RETRY, FailureKind, Outcome, Then
 from dcmpool.opinions import Opinions, Unchecked
 from dcmpool.protocol import Attempt, Checked, Failed, Left, Written
 
@@ -48,11 +48,13 @@ class Endings:
         self._ledger.end(self._jobs.left(self._crew.rest(worker), message), now)
 
     def checked(self, worker: Worker, message: Checked, now: float) -> None:
-        """A second engine confirms a result."""
+        """A result is confirmed: by a second engine, or in an audit by what there is to hold it against."""
         unchecked = worker.unchecked
-        assert unchecked is not None  # noqa: S101 - `Worker.is_legal` holds it
-        self._crew.rest(worker)
-        self._opinions.confirmed(unchecked, now)
+        job = self._crew.rest(worker)
+        if unchecked is not None:
+            self._opinions.confirmed(unchecked, now)
+        else:
+            self._stands(job, message.note, now, confirmed=bool(message.engine))
 
     def failed(self, worker: Worker, message: Failed, now: float) -> None:
         """An attempt ended with words; where foreign code ran on the content, its child is not used again."""
@@ -99,8 +101,14 @@ class Endings:
             self._stop(StoppedError(f"{reason}: make room"))
         elif worker.unchecked is not None:
             self._opinions.not_had(worker.unchecked, attempt, now, exhausted=exhausted)
+        elif exhausted and kind is FailureKind.UNSUPPORTED and _job(worker).recorded and not _job(worker).attempts:
+            self._stands(_job(worker), _unjudged(_job(worker)), now, confirmed=False)  # all else was looked at
         else:
             self._ledger.end(self._jobs.failed(_job(worker), attempt, exhausted=exhausted), now)
+
+    def _stands(self, job: Job, note: str, now: float, *, confirmed: bool) -> None:
+        assert job.recorded is not None  # noqa: S101 - `Worker.is_legal` holds it
+        self._ledger.stands(self._jobs.stands(job, job.recorded.outcome, note), now, confirmed=confirmed)
 
     def _interrupted(self, worker: Worker, kind: FailureKind, reason: str, now: float) -> None:
         """Something from outside ended a child: no verdict on its file, nor on the engine that was to judge it."""
@@ -133,8 +141,14 @@ def how_it_died(code: int | None) -> str:
 
 
 def _attempt(worker: Worker, kind: FailureKind, reason: str, now: float) -> Attempt:
-    stage = worker.stage if worker.unchecked is None else "second opinion"
+    stage = "second opinion" if worker.unchecked is not None else worker.stage
     return Attempt(worker.engine, kind, reason, stage, now - worker.begun)
+
+
+def _unjudged(job: Job) -> str:
+    """Say that no engine could judge a result; "" for one that needs none."""
+    decoded = job.recorded is not None and job.recorded.outcome is Outcome.DECOMPRESSED
+    return "not confirmed: there is no second engine for this Transfer Syntax" if decoded else ""
 
 
 def _job(worker: Worker) -> Job:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dcmpool.engines import SAME_CODECS
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
-from dcmpool.protocol import Attempt, Ending, Item, Left
+from dcmpool.protocol import Attempt, Ending, Item, Left, Recorded
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
@@ -33,6 +33,8 @@ class Job:
     put_off: bool = False
     transfer_syntax_uid: str = ""
     attempts: list[Attempt] = field(default_factory=list)
+    recorded: Recorded | None = None
+    """In an audit: the result to be checked again. An attempt is then a look at it by another engine."""
 
     @property
     def tried(self) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ class Jobs:
         if item.path in self._active or (self._over and item.path in self._over):
             self.credit_owed += 1
             return None
-        job = Job(self._next_id, item.path, item.size, item.mtime_ns, item.interrupted)
+        job = Job(self._next_id, item.path, item.size, item.mtime_ns, item.interrupted, recorded=item.recorded)
         self._next_id += 1
         self._active[item.path] = job
         if item.exists:
@@ -143,7 +145,8 @@ class Jobs:
             job.attempts.append(attempt)
         rule = RETRY[attempt.kind]
         repeated = sum(earlier.kind is attempt.kind for earlier in job.attempts) > 1
-        if exhausted or rule.then is Then.NEVER or len(job.attempts) >= MAX_ATTEMPTS:
+        refuted = job.recorded is not None and attempt.kind is FailureKind.VERIFY
+        if exhausted or refuted or rule.then is Then.NEVER or len(job.attempts) >= MAX_ATTEMPTS:
             return self._end(job)
         if rule.then is Then.NEXT_ENGINE and attempt.engine:
             (self._fresh if rule.retire else self._ready).appendleft(job)
@@ -163,6 +166,12 @@ class Jobs:
             job.id, job.path, left.source_size, left.source_mtime_ns, left.outcome, left.transfer_syntax_uid, None,
             left.reason, (),
         )  # fmt: skip
+
+    def stands(self, job: Job, outcome: Outcome, note: str) -> Ending:
+        """End a job of an audit: its result is what it should be."""
+        return Ending(
+            job.id, job.path, job.size, job.mtime_ns, outcome, job.transfer_syntax_uid, None, note, tuple(job.attempts)
+        )
 
     def refuted(self, job: Job, opinions: list[Attempt]) -> Ending:
         """End a job whose result was not confirmed."""

@@ -66,10 +66,13 @@ class Ledger:
         if ending is None:
             self._tally.retries += 1
             return
-        self.settling[ending.job] = ending
         self._tally.ending(ending)
-        self._tell(Settle((ending,)))
-        self._owes_since = self._owes_since or now
+        self._settle(ending, now)
+
+    def stands(self, ending: Ending, now: float, *, confirmed: bool) -> None:
+        """Count a result that an audit found to be right; `confirmed` by a second engine."""
+        self._tally.stands(ending, confirmed=confirmed)
+        self._settle(ending, now)
 
     def discard(self, *names: bytes) -> None:
         """Have files of TARGET/.dcmpool/tmp removed."""
@@ -158,6 +161,11 @@ class Ledger:
         if self._walks_since is not None:
             found.append(Wait(self._walks_since, Side.SOURCE))
         return found
+
+    def _settle(self, ending: Ending, now: float) -> None:
+        self.settling[ending.job] = ending
+        self._tell(Settle((ending,)))
+        self._owes_since = self._owes_since or now
 
     def _tell(self, message: Message) -> None:
         self._emit(Tell(message))

@@ -90,15 +90,20 @@ class Worker:
         """Whether it was killed for nothing that it did."""
         return self.killed and self.cause is None
 
+    @property
+    def is_judging(self) -> bool:
+        """Whether it looks at a result, instead of making one."""
+        return self.unchecked is not None or (self.job is not None and self.job.recorded is not None)
+
     def is_legal(self, message: Message) -> bool:
         """Whether this child may say this now, about the job that it has; and ask but once, bytes before the writer."""
         if not isinstance(message, LEGAL[self.phase]):
             return False
         if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
             return False
-        if self.unchecked is None and isinstance(message, Checked):
+        if isinstance(message, Checked) and not self.is_judging:
             return False
-        if self.unchecked is not None and (isinstance(message, Written | Left) or getattr(message, "writer", False)):
+        if self.is_judging and (isinstance(message, Written | Left) or getattr(message, "writer", False)):
             return False
         job = getattr(message, "job", None)
         return job is None or (self.job is not None and job == self.job.id)

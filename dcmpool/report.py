@@ -108,6 +108,13 @@ class Tally:
         elif ending.outcome in self.lines:
             self.lines[ending.outcome][ending.path] = ending.reason
 
+    def stands(self, ending: Ending, *, confirmed: bool) -> None:
+        """Count a result that an audit found to be what it should be; what could not be looked at is noted."""
+        self.ending(ending)
+        self.confirmed += confirmed
+        if ending.reason:
+            self.notes.append(Line(ending.path, ending.reason))
+
     def noted(self, note: Noted) -> None:
         """Count a path that is no job. A restarted clerk says it again."""
         if note.kind is not None:

@@ -1,5 +1,6 @@
 """The summary that ends a run, on the terminal."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dcmpool.model import Outcome
@@ -42,6 +43,35 @@ def print_summary(report: Report, console: "Console") -> None:
     figures += [f"{count:,} {words}" for count, words in counts if count]
     console.print(", ".join(figures), markup=False, highlight=False)
     console.print(_verdict(report), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_audit(report: Report, console: "Console") -> None:
+    """Print what an audit of TARGET found."""
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    line(f"{shown_full(report.target)}, held against its journal and {shown_full(report.source)}")
+    line(f"{sum(report.counts.values()) - report.counts[Outcome.FAILED]:>10,}  are what they should be")
+    if report.confirmed:
+        line(f"{report.confirmed:>10,}  of them confirmed by a second engine")
+    for reason, count in Counter(note.reason for note in report.notes).items():
+        line(f"{count:>10,}  of them {reason}")
+    if report.counts[Outcome.FAILED]:
+        line(f"{report.counts[Outcome.FAILED]:>10,}  are not")
+    print_failures(report, console)
+    line(_audit_verdict(report))
+
+
+def _audit_verdict(report: Report) -> str:
+    if report.stopped:
+        return f"Stopped: {report.stopped} (exit code {report.exit_code})"
+    if report.counts[Outcome.FAILED]:
+        return (
+            f"Remove the failed files from the target and run again to have them made anew "
+            f"(exit code {report.exit_code})"
+        )
+    return f"All is well, in {duration(report.seconds)} (exit code 0)"
 
 
 def print_failures(report: Report, console: "Console") -> None:

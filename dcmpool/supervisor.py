@@ -574,7 +574,7 @@ class Supervisor:
 
     def _report(self) -> Report:
         return self._tally.report(
-            source=self._task.source,
+            source=self._task.source or self._base,
             target=self._target,
             kills=self._pool.crew.kills,
             seconds=self._clock() - self._begun,

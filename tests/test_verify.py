@@ -104,7 +104,11 @@ def iconic(*, defined: bool) -> reference.Made:
     return with_icon(reference.RLE, frame, frame[1:4, 1:4], item=defined, sequence=defined)
 
 
-MADE = {"plain": plain, "icon": lambda: iconic(defined=False), "icon of defined length": lambda: iconic(defined=True)}
+MADE: dict[str, Callable[[], reference.Made]] = {
+    "plain": plain,
+    "icon": lambda: iconic(defined=False),
+    "icon of defined length": lambda: iconic(defined=True),
+}
 
 
 @pytest.mark.parametrize("kind", MADE)
