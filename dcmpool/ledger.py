@@ -58,7 +58,8 @@ class Ledger:
         self._tally.confirmed += confirmed
         result = Result(job.id, job.path, temp, written)
         self.committing[job.id] = (job, result)
-        self._tell(Commit((result,)))
+        is_last = self._jobs.walked and len(self._jobs) == len(self.committing)
+        self._tell(Commit((result,), hurry=is_last))
         self._owes_since = self._owes_since or now
 
     def end(self, ending: Ending | None, now: float) -> None:
