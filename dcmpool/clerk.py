@@ -11,19 +11,16 @@ that a SOURCE that does not answer does not stop commits. All that came in one r
 
 import contextlib
 import os
-import select
 import socket
 import sqlite3
 import sys
 import threading
-import time
 
 from dcmpool import _os
 from dcmpool.commit import Target
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.protocol import (
-    BATCH,
     FROM_CLERK,
     TO_CLERK,
     Begin,
@@ -47,8 +44,6 @@ from dcmpool.text import shown, words
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20
-_GATHER_SECONDS = 0.02
-"""How long a result waits for others, so that one transaction and one sync of a directory serve them all."""
 
 
 class Clerk:
@@ -64,25 +59,15 @@ class Clerk:
         """Do what the supervisor asks until it says `Finish` or is gone."""
         reader = TO_CLERK.reader()
         while data := self._channel.recv(_READ_BYTES):
-            messages = reader.feed(data)
-            until = time.monotonic() + _GATHER_SECONDS
-            while _may_wait(messages) and self._is_readable(until - time.monotonic()):
-                messages += reader.feed(self._channel.recv(_READ_BYTES))
             try:
-                if self._handle(messages):
+                if self._handle(reader.feed(data)):
                     return
             except (OSError, sqlite3.Error) as error:
                 self._send(Stopped(f"the target's state cannot be written: {words(error)}", fatal=True))
                 return
 
-    def _is_readable(self, seconds: float) -> bool:
-        """Wait for more to read; what ends the stream is left to be read again."""
-        return bool(seconds > 0 and select.select([self._channel], [], [], seconds)[0]) and bool(
-            self._channel.recv(1, socket.MSG_PEEK)
-        )
-
     def _handle(self, messages: list[Message]) -> bool:
-        """Do all that came together; return whether the run is over."""
+        """Do all that came in one read; return whether the run is over."""
         if any(isinstance(message, Open) and not self._open(message) for message in messages):
             return True
         for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
@@ -178,13 +163,6 @@ class Clerk:
     def _send(self, message: Message) -> None:
         with self._sending:
             self._channel.sendall(FROM_CLERK.encode(message))
-
-
-def _may_wait(messages: list[Message]) -> bool:
-    """Whether there are results, which share one transaction and one sync with those that come soon, and no hurry."""
-    commits = [message for message in messages if isinstance(message, Commit)]
-    others = all(isinstance(message, Commit | More | Discard) for message in messages)
-    return others and 0 < len(commits) < BATCH and not any(commit.hurry for commit in commits)
 
 
 def _prepare(order: Open) -> Target:

@@ -12,6 +12,7 @@ from dcmpool.actions import Action, Tell
 from dcmpool.jobs import Job, Jobs
 from dcmpool.model import RETRY, Side, Then
 from dcmpool.protocol import (
+    BATCH,
     Attempt,
     Begin,
     Begun,
@@ -30,6 +31,9 @@ from dcmpool.protocol import (
 from dcmpool.report import Tally
 from dcmpool.stall import Wait
 
+_HOLD_SECONDS = 0.02
+"""How long a result waits for others."""
+
 
 class Ledger:
     """The clerk's side of the policy. `scan_ahead`: how many jobs the walk may be ahead."""
@@ -43,6 +47,8 @@ class Ledger:
         """Since when the clerk owes an answer."""
         self._walks_since: float | None = None
         """Since when nothing can be done but wait for the walk."""
+        self.held: list[Result] = []
+        self._held_since: float | None = None
         self.committing: dict[int, tuple[Job, Result]] = {}
         self.settling: dict[int, Ending] = {}
 
@@ -58,9 +64,8 @@ class Ledger:
         self._tally.confirmed += confirmed
         result = Result(job.id, job.path, temp, written)
         self.committing[job.id] = (job, result)
-        is_last = self._jobs.walked and len(self._jobs) == len(self.committing)
-        self._tell(Commit((result,), hurry=is_last))
-        self._owes_since = self._owes_since or now
+        self.held.append(result)
+        self._held_since = self._held_since or now
 
     def end(self, ending: Ending | None, now: float) -> None:
         """Count and journal an ending; None is a job that will be tried again."""
@@ -75,6 +80,18 @@ class Ledger:
         self._tally.stands(ending, confirmed=confirmed)
         self._settle(ending, now)
 
+    def send_held(self, now: float, *, at_once: bool) -> None:
+        """Tell of results: together, so that one transaction and one sync of a directory serve many; but not late."""
+        nothing_else_comes = at_once or (self._jobs.walked and len(self._jobs) == len(self.committing))
+        if self.held and (len(self.held) >= BATCH or nothing_else_comes or now >= self._due()):
+            self._tell(Commit(tuple(self.held)))
+            self._owes_since = self._owes_since or now
+            self._drop_held()
+
+    def next_deadline(self) -> float | None:
+        """Return when `send_held` is due at the latest; None if nothing is held."""
+        return self._due() if self.held else None
+
     def discard(self, *names: bytes) -> None:
         """Have files of TARGET/.dcmpool/tmp removed."""
         self._tell(Discard(names))
@@ -85,8 +102,8 @@ class Ledger:
             self._tell(Begin(attempts))
 
     def pay_credit(self) -> None:
-        """Let the walk go on by as many jobs as are over."""
-        if self._jobs.credit_owed:
+        """Let the walk go on by as many jobs as are over, a share of what it may be ahead at a time."""
+        if 8 * self._jobs.credit_owed >= self._scan_ahead:
             self._tell(More(self._jobs.credit_owed))
             self._jobs.credit_owed = 0
 
@@ -109,6 +126,7 @@ class Ledger:
         """Tell a clerk what it may send, and what an earlier one has not acknowledged."""
         self._jobs.walk_again()
         self._tell(More(max(0, self._scan_ahead - self._jobs.holding_credit)))
+        self._drop_held()
         for _, result in self.committing.values():
             self._tell(Commit((result,)))
         for ending in self.settling.values():
@@ -162,6 +180,13 @@ class Ledger:
         if self._walks_since is not None:
             found.append(Wait(self._walks_since, Side.SOURCE))
         return found
+
+    def _due(self) -> float:
+        return (self._held_since or 0.0) + _HOLD_SECONDS
+
+    def _drop_held(self) -> None:
+        self.held.clear()
+        self._held_since = None
 
     def _settle(self, ending: Ending, now: float) -> None:
         self.settling[ending.job] = ending

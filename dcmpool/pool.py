@@ -85,7 +85,7 @@ class Pool:
     def next_deadline(self) -> float | None:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
         storage = None if self._gave_up else self._storage.next_deadline()
-        moments = (self._due, self.crew.next_deadline(), storage)
+        moments = (self._due, self.crew.next_deadline(), self.ledger.next_deadline(), storage)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -182,6 +182,7 @@ class Pool:
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
+        self.ledger.send_held(now, at_once=self.draining)
         self._watch_storage(now)
         if not self.draining and not self._storage.is_stalled:
             if self._is_open:

@@ -237,8 +237,6 @@ class Commit(Message, frozen=True):
     """Rename, sync the directories, then journal."""
 
     results: tuple[Result, ...]
-    hurry: bool = False
-    """Nothing else is under way: there is nothing to wait for."""
 
 
 class Attempt(msgspec.Struct, frozen=True):

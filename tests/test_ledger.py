@@ -29,7 +29,8 @@ class Book:
         return job
 
     def told(self) -> list[Message]:
-        """Return what the clerk was told since the last call."""
+        """Return what the clerk was told since the last call, and of what nothing else was to come with."""
+        self.ledger.send_held(1.0, at_once=False)
         told = [action.message for action in self._actions if isinstance(action, Tell)]
         self._actions.clear()
         return told
@@ -91,9 +92,31 @@ def test_the_clerk_owes_an_answer_from_the_first_thing_it_was_told() -> None:
     """Each answer gives it time anew, until nothing is left to answer."""
     book = Book(2)
     book.ledger.commit(book.job, b"temp", written(1), 1.0)
+    book.ledger.send_held(1.0, at_once=True)
     book.ledger.end(book.jobs.left(book.take(), Left(2, Outcome.SKIPPED, "", 1, 1, "why")), 5.0)
     assert book.ledger.waits(is_open=True) == [Wait(1.0, Side.TARGET, 1)]
     book.ledger.committed(Committed(()), 7.0)
     assert book.ledger.waits(is_open=True) == [Wait(7.0, Side.TARGET, 1)]
     book.ledger.committed(Committed((1, 2)), 8.0)
     assert book.ledger.waits(is_open=True) == []
+
+
+def test_results_are_told_of_together_and_not_late() -> None:
+    """A result waits 20 ms for others; a full batch, the last of all, and a run that ends wait for nothing."""
+    book = Book(70)
+    for number in range(1, 3):
+        book.ledger.commit(book.job if number == 1 else book.take(), b"temp", written(number), 1.0)
+    book.ledger.send_held(1.019, at_once=False)
+    assert book.told() == []
+    assert book.ledger.next_deadline() == 1.02
+    book.ledger.send_held(1.02, at_once=False)
+    assert [len(message.results) for message in book.told() if isinstance(message, Commit)] == [2]
+    assert book.ledger.next_deadline() is None
+    for number in range(3, 67):
+        book.ledger.commit(book.take(), b"temp", written(number), 2.0)
+    book.ledger.send_held(2.0, at_once=False)
+    assert [len(message.results) for message in book.told() if isinstance(message, Commit)] == [64]
+    for number in range(67, 71):
+        book.ledger.commit(book.take(), b"temp", written(number), 3.0)
+    book.ledger.send_held(3.0, at_once=False)
+    assert [len(message.results) for message in book.told() if isinstance(message, Commit)] == [4]

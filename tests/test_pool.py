@@ -453,6 +453,7 @@ def test_full_storage_stops_the_run_and_nothing_is_blamed(where: str) -> None:
         world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
     else:
         world.say(first, written(order(first).job))
+        world.advance(0.02)
         world.handle(len(world.clerk.inbox), FailureKind.NO_SPACE)
     assert isinstance(world.pool.error, StoppedError)
     assert "make room" in str(world.pool.error)
@@ -559,7 +560,7 @@ def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
     world = started(1, workers=1)
     (child,) = busy(world)
     world.say(child, written(order(child).job))
-    world.advance(8.0)
+    world.advance(8.1)
     assert "1 file waiting" in world.notices[-1]
     world.advance(56.0 + 8.0)
     assert isinstance(world.pool.error, StoppedError)

@@ -495,8 +495,9 @@ class World:
                 self.clerk.journal |= {ending.path: ending.job for ending in message.endings}
                 return Committed(tuple(ending.job for ending in message.endings))
             case Commit():
-                (result,) = message.results
-                return self._commit(result, failure)
+                failures = [self._commit(result, failure) for result in message.results]
+                done = tuple(r.job for r, failed in zip(message.results, failures, strict=True) if failed is None)
+                return Committed(done, tuple(failed for failed in failures if failed))
             case Discard():
                 for name in message.names:
                     assert not any(os.path.basename(temp) == name for temp in self.temps), "a result is thrown away"
@@ -505,15 +506,15 @@ class World:
                 self.step(lambda: self.pool.from_clerk(Finished(), self.now))
         return None
 
-    def _commit(self, result: Result, failure: FailureKind | None) -> Committed:
+    def _commit(self, result: Result, failure: FailureKind | None) -> CommitFailure | None:
         if result.temp in self.temps and failure is None:
             self.temps.discard(result.temp)
             self.clerk.journal[result.path] = result.job
         elif self.clerk.journal.get(result.path) != result.job:
             self.temps.discard(result.temp)
             kind = failure or FailureKind.WRITE
-            return Committed((), (CommitFailure(result.job, kind, "no"),))
-        return Committed((result.job,))
+            return CommitFailure(result.job, kind, "no")
+        return None
 
     def _acknowledged(self, number: int) -> None:
         if number not in self.settled_jobs and number in self.pool.ledger.committing:
@@ -567,9 +568,10 @@ class World:
     def _check_results(self) -> None:
         waiting = [unchecked.temp for unchecked in self.pool.opinions]
         waiting += [worker.unchecked.temp for worker in self.pool.crew if worker.unchecked]
-        fates = sorted([*self.promised, *self.discarded, *waiting])
+        held = {result.temp for result in self.pool.ledger.held}
+        fates = sorted([*(self.promised | held), *self.discarded, *waiting])
         assert fates == sorted(self.written), "a result that is lost, or has two fates"
-        assert self.judged <= self.promised, "a result that was confirmed and is not committed"
+        assert self.judged <= self.promised | held, "a result that was confirmed and is not committed"
         assert not (self.pool.draining and self.pool.opinions), "a result waits for an opinion while draining"
 
     def _check_tokens(self) -> None:
