@@ -29,7 +29,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
     "PYTHONSAFEPATH": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 """What every process of ours runs with: one thread a library, one arena, nobody else's modules."""
 

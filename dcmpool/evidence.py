@@ -10,7 +10,6 @@ import os
 import shlex
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -117,6 +116,8 @@ def package_versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import, rarely needed
+
     try:
         return version(package)
     except PackageNotFoundError:

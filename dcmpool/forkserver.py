@@ -25,6 +25,9 @@ from dcmpool.protocol import FROM_FORKSERVER, MAX_FRAME_BYTES, TO_FORKSERVER, Ex
 CHILD_FDS = 4
 """Descriptors that come with a `Launch`: channel, output, trace, board."""
 
+_IDLE_MILLISECONDS = 300
+"""How long nobody wants anything before what is left is loaded: a short run has the machine for itself."""
+
 
 class Forkserver:
     """Serves one supervisor over a SOCK_SEQPACKET socket (a request is one packet, with its descriptors)."""
@@ -48,7 +51,7 @@ class Forkserver:
         poll.register(self._wake_read, select.POLLIN)
         left = deque(_warm.THEN)
         while True:
-            events = poll.poll(0 if left else None)
+            events = poll.poll(_IDLE_MILLISECONDS if left else None)
             if left and not events:
                 self._warm(left.popleft(), is_last=not left)
             for fd, _ in events:

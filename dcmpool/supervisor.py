@@ -9,7 +9,6 @@ written by a thread of its own.
 
 import contextlib
 import os
-import secrets
 import select
 import selectors
 import signal
@@ -90,7 +89,7 @@ class Supervisor:
         self._progress = progress
         self._worker_module = worker_module
         self._clock = clock
-        self._run = secrets.token_hex(4)
+        self._run = os.urandom(4).hex()
         self._tally = Tally()
         self._pool = Pool(self._config, self._run, in_place=task.in_place, tally=self._tally)
         self._children: dict[int, Child] = {}
@@ -274,7 +273,7 @@ class Supervisor:
             self._on_channel(number)
         self._selector.unregister(child.pidfd)
         child.is_dead = True
-        if child.code is not None or child.maker.is_closed:
+        if child.code is not None or child.maker.is_closed or self._pool.crew[number].is_retired:
             self._died(number, child.code, self._now())
         else:
             self._pool.proved_dead(number)
@@ -285,8 +284,7 @@ class Supervisor:
         if child is None:
             return
         child.code = message.code
-        if child.is_dead:
-            self._awaiting_code.pop(message.child, None)
+        if self._awaiting_code.pop(message.child, None) is not None:
             self._died(message.child, message.code, self._now())
 
     def _give_up_on_codes(self, now: float) -> None:
