@@ -6,6 +6,7 @@ from html import escape
 from benchmarks.peers import DCMPOOL, FLOOR, PEERS
 from benchmarks.results import Results, Row
 from benchmarks.series import SYNTAXES
+from dcmpool.syntaxes import syntax_name
 
 _KIND = "ct"
 _WIDTH, _LABELS, _BARS = 760, 260, 400
@@ -25,11 +26,12 @@ def svg(results: Results) -> str:
     """Return the chart as one SVG document; a bar's length is its throughput against the greatest of its group."""
     parts: list[str] = []
     top = _HEADING
-    for syntax in SYNTAXES:
+    for syntax, uid in SYNTAXES.items():
+        heading = f"{syntax_name(uid)}, 512 x 512, milliseconds a file"
         rows = list(_rows(results, syntax))
         if not rows:
             continue
-        parts.append(f'<text class="heading" x="0" y="{top}">{escape(syntax)}, 512 x 512, ms a file</text>')
+        parts.append(f'<text class="heading" x="0" y="{top}">{escape(heading)}</text>')
         fastest = min(row.wall_ms for _, row in rows)
         for title, row in rows:
             parts += _bar(title, row, top + 10, fastest)
