@@ -53,12 +53,12 @@ def dcmpool(task: Task) -> list[str]:
 
 def floor(task: Task) -> list[str]:
     """See `floor`."""
-    return [sys.executable, str(_HERE / "floor.py"), str(task.source), str(task.target), str(task.workers)]
+    return [sys.executable, "-P", str(_HERE / "floor.py"), str(task.source), str(task.target), str(task.workers)]
 
 
 def loop(task: Task, workers: int = 0, sleep_seconds: float = 0.0) -> list[str]:
     """See `loops`."""
-    program = [sys.executable, str(_HERE / "loops.py"), str(task.source), str(task.target)]
+    program = [sys.executable, "-P", str(_HERE / "loops.py"), str(task.source), str(task.target)]
     return [*program, str(workers), str(sleep_seconds)]
 
 
