@@ -40,8 +40,10 @@ demo: $(READY)  ## decompress a CT series of 120 slices and compare every pixel
 	$(BIN)/python -m dcmpool run demo/series -o demo/native
 	$(BIN)/python -m tests.series check demo/series demo/native
 
-bench: $(READY)  ## the measurements behind the design
-	$(BIN)/python -m benchmarks.bench
+bench: $(READY)  ## dcmpool against its peers, hours; FILES=280 ROUNDS=3 ONLY='ct/.70 noop' SERIES=DIR MILLION=1 WRITE=FILE
+	$(BIN)/python -m benchmarks.bench $(if $(FILES),--files $(FILES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(ONLY),--only '$(ONLY)') $(if $(SERIES),--series '$(SERIES)') $(if $(MILLION),--million) \
+		$(if $(WRITE),--write '$(WRITE)')
 
 clean:  ## remove all that make has made
 	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,100 +1,128 @@
-"""`make bench`: what supervision costs, and the whole command against the usual loop. Prints figures, asserts nothing.
+"""`make bench`: dcmpool against its peers and the floor, and what its parts cost.
 
-All in one run on one machine: read the figures as ratios.
+    python -m benchmarks.bench [--files 280] [--rounds 3] [--only 'ct/.70 noop'] [--series DIR] [--write FILE]
+
+`--only` takes shell patterns for what is to be measured: `KIND/SYNTAX/PEER`, a beginning of it, or one of the others:
+start, stages/SYNTAX, noop, scale, memory, fsync. dcmpool itself takes part in every race.
 """
 
-import os
-import resource
-import shutil
+import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dcmpool.config import load
-from dcmpool.progress import Mode, Progress
-from dcmpool.supervisor import Supervisor, Task
-from tests.series import make_series
-
-JOBS = 5000
-CRASHES = 200
-SLICES = 240
-ROUNDS = 3
-
-LOOP = """
-import sys
-from pathlib import Path
-import pydicom
-source, target = Path(sys.argv[1]), Path(sys.argv[2])
-target.mkdir()
-for path in sorted(source.iterdir()):
-    instance = pydicom.dcmread(path)
-    instance.decompress(decoding_plugin="gdcm" if "4.80" not in instance.file_meta.TransferSyntaxUID else "")
-    instance.save_as(target / path.name)
-"""
+from benchmarks import chart, results
+from benchmarks.machine import facts
+from benchmarks.measure import timed
+from benchmarks.memory import bench_memory
+from benchmarks.peers import DCMPOOL, PEERS, Peer
+from benchmarks.race import race
+from benchmarks.results import Results
+from benchmarks.scale import bench_noop, bench_scale
+from benchmarks.series import KINDS, SYNTAXES, given_slices, make
+from benchmarks.stages import bench_stages
+from benchmarks.storage import bench_storage
+from dcmpool import _os
 
 
-def supervise(source: Path, target: Path, workers: int) -> tuple[float, float]:
-    """Run no-op children over a folder; return wall and the supervisor's own CPU seconds."""
-    config = load(flags={"work": {"workers": workers, "others": "skip"}})
-    task = Task(os.fsencode(source), os.fsencode(target))
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    begun = time.monotonic()
-    Supervisor(task, config, Progress(Mode.OFF), worker_module="benchmarks.noop_worker").run()
-    wall = time.monotonic() - begun
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asks for."""
 
+    files: int
+    rounds: int
+    only: tuple[str, ...]
+    million: bool
+    series: Path | None
+    write: Path | None
 
-def empty_files(folder: Path, name: str, count: int) -> Path:
-    """Make `count` empty files."""
-    folder.mkdir()
-    for number in range(count):
-        (folder / f"{name}{number:06}.dcm").touch()
-    return folder
+    def wants(self, name: str) -> bool:
+        """Whether `name` is to be measured."""
+        return not self.only or any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}/*") for p in self.only)
 
-
-def bench_supervisor(folder: Path) -> None:
-    """The cost of a job, and of a child that crashes and is replaced."""
-    start, start_cpu = supervise(empty_files(folder / "none", "x", 0), folder / "none-out", 1)
-    wall, cpu = supervise(empty_files(folder / "noop", "x", JOBS), folder / "noop-out", 2)
-    print(f"start-up and end of a run without files      {start * 1e3:8.0f} ms")
-    print(f"supervisor's CPU a job ({JOBS} no-op jobs)     {(cpu - start_cpu) / JOBS * 1e6:8.0f} us")
-    print(f"no-op jobs a second                          {JOBS / (wall - start):8.0f}")
-    wall, _ = supervise(empty_files(folder / "crash", "crash", CRASHES), folder / "crash-out", 1)
-    print(f"a crash: reap, relaunch, ready, next job     {(wall - start) / (2 * CRASHES) * 1e3:8.1f} ms")
-
-
-def bench_command(folder: Path) -> None:
-    """The whole command against a loop of pydicom and gdcm, start-up included, interleaved."""
-    source = folder / "series"
-    make_series(source, SLICES)
-    commands = {
-        "loop of pydicom + gdcm": [sys.executable, "-c", LOOP, str(source)],
-        "python -m dcmpool run": [sys.executable, "-m", "dcmpool", "run", "--quiet", str(source), "-o"],
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
-        for name, command in commands.items():
-            target = folder / "out"
-            begun = time.monotonic()
-            subprocess.run([*command, str(target)], check=True)  # noqa: S603 - our own commands
-            seconds[name].append(time.monotonic() - begun)
-            shutil.rmtree(target)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, median in medians.items():
-        print(f"{name:44} {median / SLICES * 1e3:8.1f} ms a slice of 512 x 512")
-    loop, ours = medians.values()
-    print(f"times faster                                 {loop / ours:8.1f}")
+    def __str__(self) -> str:
+        only = f", ONLY={' '.join(self.only)}" if self.only else ""
+        given = ", CT slices of the user's own where there were any" if self.series else ""
+        return f"FILES={self.files} ROUNDS={self.rounds}{only}{given}"
 
 
 def main() -> None:
-    """Print all figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench_supervisor(Path(folder))
-        bench_command(Path(folder))
+    """Measure what is wanted; print it, and write it where wanted."""
+    settings = _settings(sys.argv[1:])
+    measured = Results()
+    for peer in PEERS:
+        if missing := peer.missing():
+            print(f"{peer.name}: skipped, there is no {missing}; benchmarks/install_peers.sh installs it (as root)")
+    with tempfile.TemporaryDirectory(prefix="dcmpool-bench-") as folder:
+        lines = facts(Path(folder), str(settings))
+        print(*lines, sep="\n", flush=True)
+        _measure(Path(folder), settings, measured)
+    if settings.write:
+        results.write(settings.write, results.markdown(measured, lines))
+        settings.write.with_suffix(".svg").write_text(chart.svg(measured))
+
+
+def _measure(folder: Path, settings: Settings, measured: Results) -> None:
+    sections: dict[str, Callable[[Path], None]] = {
+        "start": lambda place: _bench_start(settings.rounds, measured),
+        "noop": lambda place: bench_noop(place, measured),
+        "scale": lambda place: bench_scale(place, measured, million=settings.million),
+        "fsync": lambda place: bench_storage(place, measured),
+        "memory": lambda place: bench_memory(place, measured),
+    }
+    _bench_races(folder, settings, measured)
+    for name, bench in sections.items():
+        if settings.wants(name):
+            place = folder / name
+            place.mkdir()
+            bench(place)
+
+
+def _bench_races(folder: Path, settings: Settings, measured: Results) -> None:
+    given = given_slices(settings.series)
+    for kind in KINDS:
+        for syntax, uid in SYNTAXES.items():
+            name = f"{kind}/{syntax}"
+            peers = [peer for peer in PEERS if settings.wants(f"{name}/{peer.name}") and _can(peer, kind, syntax)]
+            stages = kind == "ct" and settings.wants(f"stages/{syntax}")
+            if not peers and not stages:
+                continue
+            with tempfile.TemporaryDirectory(dir=folder) as inner:
+                place = Path(inner)
+                slices = given[uid] if (KINDS[kind].rows, KINDS[kind].frames) == (512, 1) else []
+                series = make(place, KINDS[kind], uid, settings.files, slices)
+                if peers:
+                    contenders = [DCMPOOL, *peers]
+                    for row in race(place, series, kind, syntax, contenders, settings.rounds, _os.available_cpus()):
+                        measured.row(row)
+                if stages:
+                    bench_stages(place, series, syntax, measured)
+
+
+def _can(peer: Peer, kind: str, syntax: str) -> bool:
+    return syntax in peer.syntaxes and (not peer.kinds or kind in peer.kinds) and not peer.missing()
+
+
+def _bench_start(rounds: int, measured: Results) -> None:
+    command = [sys.executable, "-m", "dcmpool", "--version"]
+    seconds = statistics.median(timed(command).wall_seconds for _ in range(max(5, rounds)))
+    measured.figure("Start-up", "python -m dcmpool --version", f"{seconds * 1e3:.0f} ms")
+
+
+def _settings(arguments: list[str]) -> Settings:
+    parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--files", type=int, default=2000, help="CT slices; other kinds have fewer, larger files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="shell patterns, apart by blanks")
+    parser.add_argument("--million", action="store_true", help="let `scale` go on to a million files")
+    parser.add_argument("--series", type=Path, help="a folder of CT slices to use instead of our own")
+    parser.add_argument("--write", type=Path, help="put the tables between the marks of this file, a chart beside it")
+    found = parser.parse_args(arguments)
+    return Settings(found.files, found.rounds, tuple(found.only.split()), found.million, found.series, found.write)
 
 
 if __name__ == "__main__":

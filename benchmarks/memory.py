@@ -13,6 +13,7 @@ from struct import pack
 
 import numpy as np
 
+from benchmarks.results import Results
 from tests import reference
 from tests.reference import Made, encoded
 
@@ -52,19 +53,19 @@ def peak_bytes(source: Path, target: Path, *options: str) -> int:
     return peak_kib * 1024
 
 
-def bench_memory(folder: Path, engines: tuple[str, ...] = ("",)) -> None:
-    """Print the peak of the largest process for each Transfer Syntax and engine ("" is the one that comes first)."""
+def bench_memory(folder: Path, results: Results, engines: tuple[str, ...] = ("",)) -> None:
+    """Give the peak of the largest process for each Transfer Syntax and engine ("" is the one that comes first)."""
     for name, uid in SYNTAXES.items():
         source = folder / "many.dcm"
         make_file(source, uid)
         for engine in engines:
             peak = peak_bytes(source, folder / "native", *(("--engine", engine) if engine else ()))
-            what = f"{name} {engine}: peak, {FRAMES} Frames"
-            print(f"{what:44} {peak / 2**20:8.0f} MiB")
+            section = f"Peak of the largest process, one file of {FRAMES:,} Frames of {SIZE} x {SIZE}"
+            results.figure(section, f"{name} {engine}".rstrip(), f"{peak / 2**20:.0f} MiB")
             shutil.rmtree(folder / "native")
         os.unlink(source)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        bench_memory(Path(temporary), tuple(sys.argv[1:]) or ("",))
+        bench_memory(Path(temporary), Results(), tuple(sys.argv[1:]) or ("",))

@@ -1,0 +1,67 @@
+"""One series through dcmpool, the peers and the floor: first a trial, then rounds, A B C A B C."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.measure import CommandError, Measured, peak_bytes, timed
+from benchmarks.peers import Peer, Task
+from benchmarks.results import Row
+from benchmarks.series import Series, wrong
+
+
+def race(
+    folder: Path, series: Series, kind: str, syntax: str, peers: list[Peer], rounds: int, workers: int
+) -> list[Row]:
+    """Measure each of `peers`; one that fails the trial, or a round, has no figures but a reason.
+
+    They are tried from last to first: where the pixels are not known, dcmpool is not to say what is right.
+    """
+    rows = [Row(kind, syntax, peer.name, len(series.names)) for peer in peers]
+    for peer, row in [*zip(peers, rows, strict=True)][::-1]:
+        with _target(folder) as target:
+            _try(peer, row, series, Task(series.trial, target, workers, syntax))
+    for _ in range(rounds):
+        for peer, row in zip(peers, rows, strict=True):
+            with _target(folder) as target:
+                if not row.why_not:
+                    _run(peer, row, series, Task(series.folder, target, workers, syntax))
+    return rows
+
+
+def _try(peer: Peer, row: Row, series: Series, task: Task) -> None:
+    """Run it over a few files: every pixel must be right. Its memory is looked at here, which would cost it time."""
+    try:
+        row.peak_bytes = peak_bytes(peer.command(task))
+        row.why_not = wrong(series, task.target)
+    except CommandError as error:
+        row.why_not = str(error)
+
+
+def _run(peer: Peer, row: Row, series: Series, task: Task) -> None:
+    try:
+        measured = timed(peer.command(task))
+    except CommandError as error:
+        row.why_not = str(error)
+        return
+    made = sum((task.target / name).is_file() for name in series.names)
+    if made < len(series.names):
+        row.why_not = f"{len(series.names) - made} of {len(series.names)} results are missing"
+        return
+    wall = _seconds(peer, measured)
+    row.wall_seconds.append(wall)
+    row.start_seconds.append(measured.wall_seconds - wall)
+    row.cpu_seconds.append(measured.cpu_seconds)
+
+
+def _seconds(peer: Peer, measured: Measured) -> float:
+    return float(measured.output) if peer.apart else measured.wall_seconds
+
+
+@contextmanager
+def _target(folder: Path) -> Iterator[Path]:
+    target = folder / "target"
+    target.mkdir()
+    yield target
+    shutil.rmtree(target)
