@@ -3,14 +3,18 @@
 import os
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
 from dcmpool.instance import inspect
 from dcmpool.source import open_source
 from tests import jpegls, reference
+from tests.command import Command, own_command
 from tests.jpegls import Preset
 from tests.reference import Array, Made, decompress, pixels, real_slice, write
+
+command = pytest.fixture(own_command)
 
 SLICE = real_slice()[:40, :50]
 NOISE = np.random.default_rng(1).integers(0, 200, (30, 40)).astype("u1")
@@ -69,3 +73,33 @@ def test_a_maxval_below_the_samples_is_refused(tmp_path: Path) -> None:
 def test_a_maxval_beyond_the_precision_is_refused(tmp_path: Path) -> None:
     with open_source(os.fsencode(write(tmp_path, made("12 bit", Preset(4096))))) as source:
         assert "MAXVAL of 4096" in inspect(source).flaw
+
+
+def damaged(stream: bytes, size: int) -> dict[str, bytes]:
+    """Give the stream with each bit of its first `size` bytes turned over."""
+    found = {}
+    for at in range(2, size):
+        for bit in range(8):
+            found[f"{at}-{bit}"] = stream[:at] + bytes([stream[at] ^ 1 << bit]) + stream[at + 1 :]
+    return found
+
+
+@pytest.mark.parametrize("name", ["16 bit", "8 bit"])
+def test_what_charls_2_4_refuses_is_no_result_although_an_older_one_gives_a_picture(
+    command: Command, name: str
+) -> None:
+    """Every bit of the headers is turned over, and GDCM is heard first."""
+    frame, precision = PICTURES[name]
+    stream = jpegls.encode(frame, precision, Preset((1 << precision) - 1))
+    streams = damaged(stream, stream.index(b"\xff\xda") + 10)
+    source = command.path / "source"
+    source.mkdir()
+    for key, changed in streams.items():
+        write(source, Made(reference.JPEG_LS, frame[None], [changed], bits_stored=precision), f"{key}.dcm")
+    ended = command.run("run", "source", "-o", "native", "--json", "--limit", "1", "--engine", "gdcm", seconds=110)
+    assert ended.code == 1, ended
+    done = [key for key in streams if (command.path / "native" / f"{key}.dcm").exists()]
+    assert 0 < len(done) < len(streams) // 2
+    for key in done:
+        found = pixels(command.path / "native" / f"{key}.dcm")[0]
+        assert np.array_equal(found, imagecodecs.jpegls_decode(streams[key])), key

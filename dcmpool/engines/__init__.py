@@ -65,6 +65,11 @@ ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in O
 SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
 
+VOUCHER: Final = "turbo"
+VOUCHED: Final = syntaxes.JPEG_LS | syntaxes.JPEG_2000
+"""Transfer Syntaxes of which only a strict decoder can tell whether a stream is as it should be: CharLS 2.4 and
+OpenJPEG 2.5 refuse what older releases pass over. What `VOUCHER` refuses is no result, whatever another engine says."""
+
 _ONE_LIBRARY: Final[tuple[frozenset[str], ...]] = (
     frozenset({"gdcm", "gdcmconv"}),  # GDCM: its own IJG libjpeg, CharLS 2.0, OpenJPEG 2.3
     frozenset({"turbo", "pylibjpeg"}),  # OpenJPEG 2.5
@@ -127,8 +132,9 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
 
     def natives(picture: "Instance") -> Iterator[memoryview]:
         frames = engine.decode(picture, source, scratch)
-        if picture.transfer_syntax_uid in syntaxes.PROVED:
-            frames = proof.proved(picture, source, frames)
+        uid = picture.transfer_syntax_uid
+        if uid in syntaxes.PROVED or (uid in VOUCHED and name != VOUCHER):
+            frames = proof.proved(picture, source, frames, vouched=name == VOUCHER or uid not in VOUCHED)
         return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
 
     if instance.icon is not None:
