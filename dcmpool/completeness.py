@@ -35,11 +35,14 @@ _OTHER: Final = bytes.fromhex("d55b a6e4 9371 ce2d")
 # of a lossy one may be empty.
 _TAKEN: Final = (1, 16, 64)
 _MISSING: Final = "its entropy-coded data end before the picture does; bytes are missing"
+_OTHER_LENGTH: Final = "its entropy-coded data are longer or shorter than its pixels; bytes are damaged or missing"
 _EXCESS: Final = "its entropy-coded data go on after the picture; bytes are missing or too many"
 
 
-def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any]) -> None:
+def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any], *, wrapped: bool) -> None:
     """Count the bits that each scan must have; `samples` is Rows x Columns x components, as the codestream has them.
+
+    `wrapped`: samples are known modulo 2^precision alone, since their container has no more bits.
 
     Raises
     ------
@@ -59,9 +62,9 @@ def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any]) -> Non
             due = int(used[first : first + lines].sum())
             if 0 <= there - due < 8:
                 continue
-            if found.precision == 16:
-                raise corrupt(_MISSING if due > there else _EXCESS)
-            # Some encoders take differences modulo 2^precision, and so the pixels do not tell which code there is.
+            if not wrapped:
+                raise corrupt(_OTHER_LENGTH)
+            # Some encoders take differences modulo 2^8, and so the pixels do not tell which code there is.
             _check_count(data[start:stop], scan, found, min(lines, found.rows - first) * found.columns)
 
 

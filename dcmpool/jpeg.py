@@ -118,8 +118,8 @@ class _JpegWalk:
         if not set(ids) <= set(self.ids):
             raise corrupt("a JPEG scan names a component that the frame header does not")
         selection = header[1 + 2 * count]
-        if self.frame.kind == "lossless" and not 1 <= selection <= 7:
-            raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
+        if self.frame.kind == "lossless":
+            self._check_lossless(selection)
         if self.frame.kind == "JPEG-LS":  # NEAR (T.87 C.2.3)
             self.lossless = self.lossless is not False and selection == 0
             self._check_jpeg_ls(header[2 : 2 + 2 * count : 2], (1 << self.frame.precision) - 1)
@@ -146,6 +146,13 @@ class _JpegWalk:
                 restart_interval=self.restart_interval,
             )
         )
+
+    def _check_lossless(self, selection: int) -> None:
+        """Refuse what no decoder can do, and take note of what nobody can tell to be whole (PS3.5 8.2.1 has none)."""
+        if not 1 <= selection <= 7:
+            raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
+        if len(self.sampling) > 1 and any(factors != 0x11 for factors in self.sampling):
+            self.flaw = "the lossless JPEG stream says that its components are subsampled"
 
     def _check_jpeg_ls(self, tables: bytes, maximum: int) -> None:
         """Take note of what CharLS passes over, the 2.4 or the 2.0 of GDCM: its picture would be another one.

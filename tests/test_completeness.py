@@ -4,6 +4,7 @@ A scan that lost a few bytes may, by chance, be the whole scan of another pictur
 strict reader in `tests.huffman` says where that is so.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcmpool.errors import Fault
+from dcmpool.instance import inspect
 from dcmpool.jpeg import walk_jpeg
 from dcmpool.model import FailureKind
+from dcmpool.source import open_source
 from tests import huffman, reference
 from tests.reference import Array, Made, decompress, pixels, real_colour, real_slice, write
 
@@ -190,3 +193,62 @@ def test_a_jpeg_xl_stream_cut_short_is_refused(part: int, tmp_path: Path) -> Non
     assert outcome(Made(JPEG_XL, real_slice()[None], [stream[:part]]), tmp_path) is None
     found = outcome(Made(JPEG_XL, real_slice()[None], [stream[:-part]]), tmp_path)
     assert found is None or (part == 1 and np.array_equal(found[0], real_slice()))  # a pad of 00 may put it right
+
+
+@pytest.mark.parametrize("engine", ["gdcm", "gdcmconv"])
+@pytest.mark.parametrize("bits", [9, 12, 15])
+@settings(once, max_examples=15)
+@given(data=st.data())
+def test_samples_outside_their_range_are_not_hidden(
+    engine: str, bits: int, tmp_path: Path, data: st.DataObject
+) -> None:
+    """A bit turned over in a difference leads out of the range; GDCM cuts such samples down to it, without a word."""
+    frame = (twelve_bit()[:32, :32] >> 1) & ((1 << bits) - 1)
+    stream = reference.jpeg_lossless(frame, 1, bits)
+    scan = walk_jpeg(stream).scans[0]
+    at = data.draw(st.integers(scan.start, scan.stop - 3))
+    changed = stream[:at] + bytes([stream[at] ^ 1 << data.draw(st.integers(0, 7))]) + stream[at + 1 :]
+    made = Made(reference.LOSSLESS, frame[None], [changed], bits_stored=bits)
+    found, strict = outcome(made, tmp_path, engine), outcome(made, tmp_path, "turbo")
+    assert found is None or (strict is not None and np.array_equal(found, strict))
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm"])
+@pytest.mark.parametrize("precision", [2, 8, 9, 12, 15])
+def test_a_precision_that_was_damaged_makes_no_other_picture(engine: str, precision: int, tmp_path: Path) -> None:
+    stream = reference.jpeg_lossless(real_slice(), 1)
+    at = stream.index(b"\xff\xc3") + 4
+    made = Made(reference.LOSSLESS, real_slice()[None], [stream[:at] + bytes([precision]) + stream[at + 1 :]])
+    assert outcome(made, tmp_path, engine) is None
+
+
+def sampled(stream: bytes, *factors: int) -> bytes:
+    """Give a lossless stream with these sampling factors in its frame header."""
+    at = stream.index(b"\xff\xc3") + 11
+    changed = bytearray(stream)
+    changed[at : at + 3 * len(factors) : 3] = bytes(factors)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("factors", [0x21, 0x12, 0x22, 0x44])
+def test_sampling_factors_of_one_component_say_nothing(factors: int, tmp_path: Path) -> None:
+    """T.81 A.2.2; but a stream that has them must be whole as any other."""
+    stream = sampled(reference.jpeg_lossless(real_slice(), 1), factors)
+    found = outcome(Made(reference.LOSSLESS, real_slice()[None], [stream]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], real_slice())
+    cut = stream[: len(stream) // 2] + stream[len(stream) // 2 + 64 :]
+    assert outcome(Made(reference.LOSSLESS, real_slice()[None], [cut]), tmp_path) is None
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm", "gdcmconv"])
+@pytest.mark.parametrize("factors", [(0x21, 0x11, 0x11), (0x22, 0x11, 0x11), (0x12, 0x11, 0x11), (0x21, 0x21, 0x21)])
+def test_lossless_colour_that_says_it_is_subsampled_is_refused(
+    engine: str, factors: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """PS3.5 8.2.1 knows none; libjpeg-turbo makes a picture of it whatever the scan holds."""
+    frame = np.stack([eight_bit(), eight_bit()[::-1], eight_bit()[:, ::-1]], -1)
+    stream = sampled(reference.jpeg_lossless(frame, 1), *factors)
+    made = Made(reference.LOSSLESS, frame[None], [stream], photometric_interpretation="YBR_FULL")
+    with open_source(os.fsencode(write(tmp_path, made))) as source:
+        assert "subsampled" in inspect(source).flaw
