@@ -62,8 +62,9 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
 _order: Mapping[str, Sequence[str]] = ORDER
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
-SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
+_SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
+_CODECS_FAULT: Final = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
 
 VOUCHER: Final = "turbo"
 VOUCHED: Final = syntaxes.JPEG_LS | syntaxes.JPEG_2000
@@ -97,6 +98,15 @@ def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str,
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order
+
+
+def spared(engine: str, kind: FailureKind, transfer_syntax_uid: str) -> tuple[str, ...]:
+    """Give the engines that need not be asked once `engine` has failed so: they would fail too, or not be believed."""
+    if kind is FailureKind.CORRUPT and engine == VOUCHER and transfer_syntax_uid in VOUCHED:
+        return ORDER[transfer_syntax_uid]
+    if kind in _CODECS_FAULT and engine in _SAME_CODECS:
+        return (_SAME_CODECS[engine],)
+    return ()
 
 
 def second(instance: "Instance", first: str) -> tuple[str, ...]:
