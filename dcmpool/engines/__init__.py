@@ -134,6 +134,17 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
     Fault
         CORRUPT when the engine refuses the content or its result cannot be right, UNSUPPORTED when it cannot do it.
     """
+    yield from _decode(name, instance, source, scratch, prove=True)
+
+
+def decode_again(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
+    """Give the native Frames of codestreams that `decode` by another engine has proved whole: once is enough."""
+    yield from _decode(name, instance, source, scratch, prove=False)
+
+
+def _decode(
+    name: str, instance: "Instance", source: "Source", scratch: Path, *, prove: bool
+) -> Iterator[bytes | memoryview]:
     if name not in ENGINE_NAMES:
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
@@ -143,7 +154,7 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
     def natives(picture: "Instance") -> Iterator[memoryview]:
         frames = engine.decode(picture, source, scratch)
         uid = picture.transfer_syntax_uid
-        if uid in syntaxes.PROVED or (uid in VOUCHED and name != VOUCHER):
+        if prove and (uid in syntaxes.PROVED or (uid in VOUCHED and name != VOUCHER)):
             frames = proof.proved(picture, source, frames, vouched=name == VOUCHER or uid not in VOUCHED)
         return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
 
