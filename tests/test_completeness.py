@@ -5,6 +5,7 @@ strict reader in `tests.huffman` says where that is so.
 """
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dcmpool.codestream import TilePart
 from dcmpool.errors import Fault
 from dcmpool.instance import inspect
 from dcmpool.jpeg import walk_jpeg
+from dcmpool.jpeg2000 import walk_jpeg_2000
 from dcmpool.model import FailureKind
 from dcmpool.source import open_source
 from tests import huffman, reference
 from tests.reference import Array, Made, decompress, pixels, real_colour, real_slice, write
+from tests.tiles import tiled
 
 JPEG_XL = "1.2.840.10008.1.2.4.110"
 EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -146,22 +150,54 @@ def test_any_lossless_jpeg_is_decoded(
     assert np.array_equal(found[0], frame)
 
 
-def repaired(stream: bytes) -> bytes:
-    """Set the length of the only tile-part right again."""
-    start = stream.index(b"\xff\x90\x00\x0a")
-    return stream[: start + 6] + (len(stream) - 2 - start).to_bytes(4, "big") + stream[start + 10 :]
+def cut_out(stream: bytes, part: TilePart, start: int, lost: int) -> bytes:
+    """Take bytes out of a tile-part, and set its length right again."""
+    length = struct.pack(">L", part.stop - part.start - lost)
+    return stream[: part.start + 6] + length + stream[part.start + 10 : start] + stream[start + lost :]
 
 
-@pytest.mark.parametrize("uid", [reference.JPEG_2000, reference.HTJ2K])
+JPEG_2000_STREAMS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "JPEG 2000": (reference.JPEG_2000, lambda: reference.ENCODERS[reference.JPEG_2000](real_slice())),
+    "HTJ2K": (reference.HTJ2K, lambda: reference.ENCODERS[reference.HTJ2K](real_slice())),
+    "4 tiles": (reference.JPEG_2000, lambda: tiled(real_slice())),
+    "4 tiles of 3 parts": (reference.JPEG_2000, lambda: tiled(real_slice(), parts=3)),
+}
+
+
+@pytest.mark.parametrize("kind", JPEG_2000_STREAMS)
 @once
 @given(data=st.data())
-def test_a_tile_that_lost_bytes_is_refused(uid: str, tmp_path: Path, data: st.DataObject) -> None:
-    stream = reference.ENCODERS[uid](real_slice())
+def test_a_tile_that_lost_bytes_is_refused(kind: str, tmp_path: Path, data: st.DataObject) -> None:
+    uid, make = JPEG_2000_STREAMS[kind]
+    stream = make()
+    part = data.draw(st.sampled_from(walk_jpeg_2000(stream).tile_parts))
     lost = data.draw(st.sampled_from((1, 2, 16, 300)))
-    start = data.draw(st.integers(stream.index(b"\xff\x93") + 2, len(stream) - 2 - lost))
-    cut = repaired(stream[:start] + stream[start + lost :])
-    found = outcome(Made(uid, real_slice()[None], [cut]), tmp_path)
+    start = data.draw(st.integers(stream.index(b"\xff\x93", part.start) + 2, part.stop - lost))
+    found = outcome(Made(uid, real_slice()[None], [cut_out(stream, part, start, lost)]), tmp_path)
     assert found is None or np.array_equal(found[0], real_slice())
+
+
+@pytest.mark.parametrize("kind", JPEG_2000_STREAMS)
+def test_whole_tiles_are_decoded(kind: str, tmp_path: Path) -> None:
+    uid, make = JPEG_2000_STREAMS[kind]
+    found = outcome(Made(uid, real_slice()[None], [make()]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], real_slice())
+
+
+@pytest.mark.parametrize("layers", [1, 20, 300])
+@pytest.mark.parametrize("empty", [b"\x00", b"\x80"])
+def test_a_blank_picture_is_whole(layers: int, empty: bytes, tmp_path: Path) -> None:
+    """Its packets, one for each layer of each resolution, hold nothing (T.800 B.10.3), so that none is missed."""
+    frame = np.full((64, 64), 1 << 15, "u2")
+    stream = reference.ENCODERS[reference.JPEG_2000](frame)
+    style = stream.index(b"\xff\x52")
+    header = stream[: style + 6] + struct.pack(">H", layers) + stream[style + 8 : stream.index(b"\xff\x90")]
+    body = b"\xff\x93" + (stream[style + 9] + 1) * layers * empty
+    part = struct.pack(">HHHLBB", 0xFF90, 10, 0, 12 + len(body), 0, 1)
+    found = outcome(Made(reference.JPEG_2000, frame[None], [header + part + body + b"\xff\xd9"]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], frame)
 
 
 @pytest.mark.parametrize("uid", [reference.JPEG_LS, JPEG_XL])

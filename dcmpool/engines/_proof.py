@@ -17,6 +17,7 @@ from dcmpool.engines.frame import Decoded, codestream_of
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
 from dcmpool.instance import Instance
+from dcmpool.jpeg2000 import tiles_alone, walk_jpeg_2000
 from dcmpool.model import FailureKind
 from dcmpool.source import Source
 
@@ -65,7 +66,10 @@ def _check(data: bytes, uid: str, image: ImagePixel, found: Codestream, decoded:
         return turbo.picture(altered[found.start :], uid, image, found)
 
     if uid in syntaxes.JPEG_2000:
-        completeness.check_jpeg_2000(data, found, again)
+        for tile in tiles_alone(data, found):
+            completeness.check_jpeg_2000(
+                tile, walk_jpeg_2000(tile), lambda altered: turbo.decoded(altered, uid, image, found)
+            )
     elif uid in syntaxes.JPEG_LOSSY:
         completeness.check_dct(data, found, again)
     elif uid in syntaxes.JPEG_LOSSLESS:

@@ -54,8 +54,25 @@ def picture(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDAr
     Fault
         CORRUPT when the library refuses it, or gives another shape.
     """
+    samples = decoded(data, uid, image, found)
+    shape = (image.rows, image.columns, image.samples_per_pixel)
+    if samples.ndim == 3 and samples.shape != shape and samples.shape == (shape[2], *shape[:2]):
+        samples = np.moveaxis(samples, 0, 2)  # JPEG-LS by plane
+    if samples.shape != shape and samples.shape != shape[: 2 if shape[2] == 1 else 3]:
+        raise corrupt(f"the decoder gives a picture of shape {samples.shape}, {shape} is due")
+    return np.ascontiguousarray(samples).reshape(shape)
+
+
+def decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDArray[Any]:
+    """Decode one codestream to whatever shape it has.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when the library refuses it.
+    """
     try:
-        samples = _decoded(data, uid, image, found)
+        return _decoded(data, uid, image, found)
     except MemoryError:
         raise
     except Exception as error:
@@ -63,12 +80,6 @@ def picture(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDAr
         raise corrupt(
             "the decoder says: " + "".join(c if c.isprintable() and c.isascii() else "?" for c in words)[:200]
         ) from error
-    shape = (image.rows, image.columns, image.samples_per_pixel)
-    if samples.ndim == 3 and samples.shape != shape and samples.shape == (shape[2], *shape[:2]):
-        samples = np.moveaxis(samples, 0, 2)  # JPEG-LS by plane
-    if samples.shape != shape and samples.shape != shape[: 2 if shape[2] == 1 else 3]:
-        raise corrupt(f"the decoder gives a picture of shape {samples.shape}, {shape} is due")
-    return np.ascontiguousarray(samples).reshape(shape)
 
 
 def _decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDArray[Any]:
