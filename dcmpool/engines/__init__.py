@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dcmpool import syntaxes
+from dcmpool import memory, syntaxes
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 
@@ -64,6 +64,7 @@ ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in O
 
 _SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
+_MAY_LACK_MEMORY: Final = (FailureKind.CORRUPT, FailureKind.CRASHED)
 _CODECS_FAULT: Final = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
 
 VOUCHER: Final = "turbo"
@@ -158,7 +159,15 @@ def _decode(
             frames = proof.proved(picture, source, frames, vouched=name == VOUCHER or uid not in VOUCHED)
         return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
 
-    if instance.icon is not None:
-        yield b"".join(natives(instance.icon.instance))
-    if instance.frames is not None:
-        yield from natives(instance)
+    try:
+        if instance.icon is not None:
+            yield b"".join(natives(instance.icon.instance))
+        if instance.frames is not None:
+            yield from natives(instance)
+    except Fault as fault:
+        image = instance.image
+        if fault.kind not in _MAY_LACK_MEMORY or image is None or memory.has_room(2 * image.decoding_bytes):
+            raise
+        # A decoder that is refused memory calls the stream damaged, or is ended by its own library; some take twice
+        # what others do.
+        raise Fault(FailureKind.MEMORY, f"{fault.reason}; it had little memory (limits.memory_mib)") from fault

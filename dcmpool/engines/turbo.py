@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpool import syntaxes
+from dcmpool import memory, syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
 from dcmpool.engines.frame import Decoded, codestream_of
@@ -70,12 +70,17 @@ def decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDAr
     ------
     Fault
         CORRUPT when the library refuses it.
+    MemoryError
+        Where that may be for want of memory, which not every library tells apart.
     """
     try:
         return _decoded(data, uid, image, found)
     except MemoryError:
         raise
     except Exception as error:
+        # OpenJPEG's samples take 32 bits, those of its wavelet too; the others do with less.
+        if not memory.has_room(8 * image.rows * image.columns * image.samples_per_pixel):
+            raise MemoryError from error
         words = str(error).partition("\n")[0] or type(error).__name__
         raise corrupt(
             "the decoder says: " + "".join(c if c.isprintable() and c.isascii() else "?" for c in words)[:200]
