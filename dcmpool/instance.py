@@ -217,9 +217,8 @@ def _icon(source: Source, uid: str, elements: Mapping[int, Element]) -> Icon | N
 
 
 def _memory_bytes(image: ImagePixel, frames: Frames, native_bytes: int) -> int:
-    """Estimate the peak of a decode that holds all Frames: codecs work on 32-bit samples, plug-ins copy twice."""
-    samples = image.rows * image.columns * image.samples_per_pixel
-    return native_bytes + 2 * frames.largest_bytes() + 4 * samples + 4 * image.frame_bytes
+    """Estimate the peak of a decode that holds all Frames."""
+    return native_bytes + 2 * frames.largest_bytes() + image.decoding_bytes
 
 
 def _elements(

@@ -115,11 +115,6 @@ class Errand(ABC):
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
         self._channel.send(Inspected(self._job, uid, instance.native_bytes, self._engine))
 
-    def _decode(self, source: Source, instance: Instance) -> Iterator[bytes | memoryview]:
-        scratch = Path(os.environ["TMPDIR"])
-        scratch.mkdir(mode=0o700, exist_ok=True)
-        return self._staged(engines.decode(self._engine, instance, source, scratch))
-
     def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
         iterator = iter(frames)
@@ -219,7 +214,7 @@ class Attempt(Errand):
         frames: Iterable[bytes | memoryview] = ()
         if decompress:
             self._enter(Stage.DECODE)
-            frames = self._decode(source, instance)
+            frames = self._staged(engines.decode(self._engine, instance, source, _scratch()))
             if instance.flaw:
                 deque(frames, maxlen=0)
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
@@ -320,13 +315,23 @@ class Opinion(Errand):
         self._say_inspected(instance)
         self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
         self._enter(Stage.VERIFY)
-        verify.check_second(fd, instance, self._decode(source, instance))
+        # What this run has just made is proved already; what an earlier one made may be of an earlier dcmpool.
+        decode = engines.decode if self._order.recorded else engines.decode_again
+        frames = decode(self._engine, instance, source, _scratch())
+        verify.check_second(fd, instance, self._staged(frames))
         source.check_unchanged()
         return Checked(self._job, self._engine)
 
     def _check_alone(self, fd: int, recorded: Recorded, note: str) -> Message:
         audit.check_alone(fd, recorded)
         return Checked(self._job, "", f"held against the journal alone: {note}"[:2000])
+
+
+def _scratch() -> Path:
+    """Return this child's private directory."""
+    scratch = Path(os.environ["TMPDIR"])
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
 
 
 def _take_over_metadata(fd: int, source: Source) -> None:
