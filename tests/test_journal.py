@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dcmpool.errors import UsageError
 from dcmpool.journal import Journal
-from dcmpool.model import RETRY, FailureKind, Outcome
+from dcmpool.model import RETRY, FailureKind, Outcome, Stage
 from dcmpool.protocol import FROM_CLERK, Attempt, Begun, Earlier, Ending
 from tests.results import MTIME_NS, Place
 
@@ -131,6 +131,33 @@ def test_content_decides_only_where_the_table_says_so_and_for_this_judge(place: 
             row = journal.find(kind.encode())
             assert row is not None
             assert not journal.is_content(row)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "settled"),
+    [
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.DECODE, 2.0), True),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.WRITE, 2.0), False),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.VERIFY, 2.0), False),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", "second opinion", 2.0), False),
+        (Attempt("", FailureKind.TIMEOUT, "slow", Stage.INSPECT, 2.0), False),
+        (Attempt("", FailureKind.TIMEOUT, "slow", Stage.DECODE, 2.0), False),
+        (Attempt("gdcm", FailureKind.MEMORY, "large", Stage.DECODE, 2.0), False),
+        (Attempt("gdcm", FailureKind.CORRUPT, "damaged", Stage.DECODE, 2.0), True),
+    ],
+)
+@pytest.mark.parametrize("last", [None, FailureKind.CORRUPT, FailureKind.VERIFY])
+def test_what_storage_or_memory_decided_is_not_settled(
+    place: Place, attempt: Attempt, settled: bool, last: FailureKind | None
+) -> None:
+    """Another run may have more of it, and then the engine that lacked it gets its turn, whatever others say."""
+    attempts = (attempt, Attempt("turbo", last, "no", Stage.DECODE, 1.0)) if last else (attempt,)
+    kind = attempts[-1].kind
+    with closing(place.journal()) as journal:
+        journal.settle([], [Ending(7, b"CT", 100, MTIME_NS, Outcome.FAILED, SYNTAX, kind, "why", attempts)])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert journal.is_content(row) == settled
 
 
 def test_the_directories_of_the_last_run_are_known(place: Place) -> None:

@@ -414,6 +414,24 @@ def test_a_child_at_its_limit_is_killed_and_its_file_goes_to_the_next_engine_in_
     assert world.pool.exit_code == 0
 
 
+@pytest.mark.parametrize("inspected", [False, True])
+def test_a_large_file_that_is_only_copied_has_time_for_its_size(inspected: bool) -> None:
+    """It has no native Pixel Data to tell by, and storage may be slow; nor has its header been read at first."""
+    world = World([Item(b"video", 64 * MIB, 1)], config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (child,) = busy(world)
+    assert order(child).alarm_seconds == 2 * 64.0 + 64.0
+    if inspected:
+        world.say(child, Inspected(order(child).job, "1.2.840.10008.1.2.1", 0, ""))
+    world.advance(63.5)
+    assert child.term_at is None
+    world.advance(1.0)
+    assert child.term_at is not None
+
+
 def test_a_child_that_sigkill_does_not_end_is_lost_and_its_slot_is_filled_again() -> None:
     """Its file fails, its tokens stay with it until the kernel lets go of it."""
     world = started(3, workers=2)
