@@ -150,8 +150,9 @@ class Journal:
         return (found[0], found[1]) if found and all(isinstance(path, bytes) for path in found) else None
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
-        """Record how this run ended."""
+        """Record how this run ended: in order, so that no attempt of it died under way, whatever it left undone."""
         with _transaction(self._database):
+            self._database.execute("DELETE FROM begun WHERE run = ?", (self._run,))
             self._database.execute(
                 "UPDATE runs SET exit_code = ?, complete = ? WHERE run = ?", (exit_code, complete, self._run)
             )

@@ -98,6 +98,18 @@ def test_an_attempt_that_never_ended_is_an_interruption(place: Place) -> None:
         assert journal.interruptions(b"other") == 2
 
 
+def test_nothing_was_under_way_when_a_run_came_to_its_end(place: Place) -> None:
+    """What it left undone was dropped in order, and no attempt died with it: that counts for nothing."""
+    with closing(place.journal("run0")) as journal:
+        journal.begin([Begun(b"CT", "gdcm")])
+    with closing(place.journal("run1")) as journal:
+        journal.begin_run(b"/source", b"/target")
+        journal.begin([Begun(b"CT", "gdcm"), Begun(b"MR", "gdcm")])
+        assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (2, 1)
+        journal.end_run(130, complete=False)
+        assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (1, 0)
+
+
 def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
     """By a rename that took place, one that did not, or the outcome."""
     with closing(place.journal()) as journal:
