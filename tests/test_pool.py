@@ -946,7 +946,17 @@ def test_no_failure_but_that_there_is_no_engine_lets_a_result_pass(kind: Failure
     world.behave()
 
 
-@pytest.mark.parametrize("say", [written, lambda job: Wants(job, writer=True), lambda job: Checked(job + 1, "gdcm")])
+@pytest.mark.parametrize("engine", ["gdcm", "gdcmconv", ""])
+def test_a_judge_that_names_the_makers_codecs_confirms_nothing(engine: str) -> None:
+    """It has looked with the same eyes; or with none."""
+    world, judge = checking()
+    world.say(judge, Checked(check(judge).job, engine))
+    assert judge.doomed
+    assert not committed(world)
+    world.behave()
+
+
+@pytest.mark.parametrize("say", [written, lambda job: Wants(job, writer=True), lambda job: Checked(job + 1, "turbo")])
 def test_a_judge_that_says_what_only_a_maker_may_is_killed(say: Callable[[int], Message]) -> None:
     """And the other way round; nothing comes of it."""
     world, judge = checking()
