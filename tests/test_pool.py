@@ -946,6 +946,19 @@ def test_no_failure_but_that_there_is_no_engine_lets_a_result_pass(kind: Failure
     world.behave()
 
 
+def test_a_judge_that_ran_out_of_memory_is_what_the_file_ends_with() -> None:
+    """Not VERIFY, which would settle it: with more memory it may be confirmed."""
+    world, _ = checking()
+    no_opinion(world, FailureKind.MEMORY, "pylibjpeg")
+    no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
+    (ending,) = world.tally.failed.values()
+    assert ending.kind is FailureKind.MEMORY
+    assert "pylibjpeg: MEMORY: why" in ending.reason
+    assert "no second engine can confirm it" in ending.reason
+    assert len(world.discarded) == 1
+    world.behave()
+
+
 @pytest.mark.parametrize("engine", ["gdcm", "gdcmconv", ""])
 def test_a_judge_that_names_the_makers_codecs_confirms_nothing(engine: str) -> None:
     """It has looked with the same eyes; or with none."""
