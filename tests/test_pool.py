@@ -959,6 +959,16 @@ def test_a_judge_that_ran_out_of_memory_is_what_the_file_ends_with() -> None:
     world.behave()
 
 
+def test_a_result_that_is_made_anew_is_confirmed_once() -> None:
+    """What was confirmed and could not get its name does not count."""
+    world, judge = checking()
+    world.say(judge, Checked(check(judge).job, "pylibjpeg"))
+    world.handle(len(world.clerk.inbox), FailureKind.WRITE)
+    assert world.tally.confirmed == 0
+    world.behave()
+    assert (world.tally.confirmed, world.tally.counts[Outcome.DECOMPRESSED]) == (1, 1)
+
+
 @pytest.mark.parametrize("engine", ["gdcm", "gdcmconv", ""])
 def test_a_judge_that_names_the_makers_codecs_confirms_nothing(engine: str) -> None:
     """It has looked with the same eyes; or with none."""
