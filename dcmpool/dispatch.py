@@ -75,7 +75,8 @@ class Dispatcher:
         assert worker.job is not None  # noqa: S101 - `Worker.is_legal` holds it
         worker.engine = message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
-        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.native_bytes))
+        most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
+        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, most))
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
@@ -113,7 +114,7 @@ class Dispatcher:
     def _assign(self, worker: Worker, job: Job, now: float) -> None:
         temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
         granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
-        self._crew.engage(worker, job, self._limit.seconds("", 0), now, temp=temp)
+        self._crew.engage(worker, job, self._limit.seconds("", job.size), now, temp=temp)
         order = Assign(
             job=job.id,
             attempt=job.dispatched,
@@ -124,7 +125,7 @@ class Dispatcher:
             skip_others=self._config.work.others == "skip",
             in_place=self._in_place,
             durable=self._config.storage.durable,
-            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
         )
@@ -134,14 +135,14 @@ class Dispatcher:
         """Have a second engine look at a result; it gets the limit of an attempt."""
         job = unchecked.job
         granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
-        self._crew.engage(worker, job, self._limit.seconds("", 0), now, unchecked=unchecked)
+        self._crew.engage(worker, job, self._limit.seconds("", job.size), now, unchecked=unchecked)
         order = Check(
             job=job.id,
             source=join(self._base, job.path),
             result=unchecked.temp,
             first=unchecked.written.engine,
             asked=unchecked.asked,
-            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
         )
         self._emit(SendTo(worker.id, order))
@@ -156,11 +157,15 @@ class Dispatcher:
             result=join(self._target, job.path),
             first=recorded.engine,
             asked=job.tried,
-            alarm_seconds=self._alarm_seconds(self._limit.at_most(self._grant_bytes)),
+            alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
             recorded=recorded,
         )
         self._emit(SendTo(worker.id, order))
+
+    def _first_alarm(self, job: Job) -> float:
+        """Return a child's backstop until it asks for a grant: for all that it may do without one."""
+        return self._alarm_seconds(self._limit.at_most(max(self._grant_bytes, job.size)))
 
     def _alarm_seconds(self, limit_seconds: float) -> float:
         """Return when a child's own backstop is due: not before storage that stalls has had its time to answer."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dcmpool.errors import UsageError
-from dcmpool.model import RETRY, FailureKind, Outcome
+from dcmpool.model import RETRY, FailureKind, Outcome, Stage
 from dcmpool.protocol import Attempt, Begun, Ending, Result
 from dcmpool.text import shown
 
@@ -150,8 +150,9 @@ class Journal:
         return (found[0], found[1]) if found and all(isinstance(path, bytes) for path in found) else None
 
     def end_run(self, exit_code: int, *, complete: bool) -> None:
-        """Record how this run ended."""
+        """Record how this run ended: in order, so that no attempt of it died under way, whatever it left undone."""
         with _transaction(self._database):
+            self._database.execute("DELETE FROM begun WHERE run = ?", (self._run,))
             self._database.execute(
                 "UPDATE runs SET exit_code = ?, complete = ? WHERE run = ?", (exit_code, complete, self._run)
             )
@@ -174,7 +175,9 @@ class Journal:
 
     def is_content(self, row: Row) -> bool:
         """Return whether the content alone decided this failure, under the version and settings of now."""
-        return row.kind is not None and RETRY[row.kind].settles and row.judge == self._judge
+        if row.kind is None or not RETRY[row.kind].settles or row.judge != self._judge:
+            return False
+        return not any(_may_end_otherwise(attempt) for attempt in row.ending().attempts)
 
     def is_of_this_run(self, row: Row) -> bool:
         """Return whether this run wrote it: an earlier clerk of it, perhaps."""
@@ -237,6 +240,16 @@ class Journal:
             ending.path, ending.size, ending.mtime_ns, ending.outcome, ending.kind, ending.reason,
             ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._judge,
         )  # fmt: skip
+
+
+def _may_end_otherwise(attempt: Attempt) -> bool:
+    """Whether an attempt lacked what it may have in another run: memory, or storage that is fast enough.
+
+    Only in DECODE it is an engine that takes the time; all else reads and writes, as slowly as storage does.
+    """
+    if attempt.kind is FailureKind.TIMEOUT:
+        return not attempt.engine or attempt.stage != Stage.DECODE
+    return attempt.kind is FailureKind.MEMORY
 
 
 def _row(columns: tuple[object, ...]) -> Row | None:

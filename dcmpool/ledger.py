@@ -49,7 +49,8 @@ class Ledger:
         """Since when nothing can be done but wait for the walk."""
         self.held: list[Result] = []
         self._held_since: float | None = None
-        self.committing: dict[int, tuple[Job, Result]] = {}
+        self.committing: dict[int, tuple[Job, Result, bool]] = {}
+        """By job: its result, and whether a second engine confirmed it."""
         self.settling: dict[int, Ending] = {}
 
     @property
@@ -61,9 +62,8 @@ class Ledger:
 
     def commit(self, job: Job, temp: bytes, written: Written, now: float, *, confirmed: bool = False) -> None:
         """Have a result get its final name; `confirmed` by a second engine."""
-        self._tally.confirmed += confirmed
         result = Result(job.id, job.path, temp, written)
-        self.committing[job.id] = (job, result)
+        self.committing[job.id] = (job, result, confirmed)
         self.held.append(result)
         self._held_since = self._held_since or now
 
@@ -127,7 +127,7 @@ class Ledger:
         self._jobs.walk_again()
         self._tell(More(max(0, self._scan_ahead - self._jobs.holding_credit)))
         self._drop_held()
-        for _, result in self.committing.values():
+        for _, result, _ in self.committing.values():
             self._tell(Commit((result,)))
         for ending in self.settling.values():
             self._tell(Settle((ending,)))
@@ -150,15 +150,16 @@ class Ledger:
         if ending := self.settling.pop(number, None):
             self._jobs.over(ending.path)
         elif entry := self.committing.pop(number, None):
-            job, result = entry
+            job, result, confirmed = entry
             self._jobs.over(job.path)
             self._tally.result(result)
+            self._tally.confirmed += confirmed
 
     def _commit_failed(self, failure: CommitFailure, now: float) -> str:
         entry = self.committing.pop(failure.job, None)
         if entry is None:
             return ""
-        job, result = entry
+        job, result, _ = entry
         if RETRY[failure.kind].then is Then.STOP:
             self._jobs.over(job.path)
             return failure.reason

@@ -7,6 +7,7 @@ STARTING -Ready-> IDLE -(Assign, Check)-> BUSY <-> WAITING (at the gate)
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dcmpool.engines import kin
 from dcmpool.jobs import Job
 from dcmpool.model import FailureKind, Side
 from dcmpool.opinions import Unchecked
@@ -101,12 +102,20 @@ class Worker:
             return False
         if isinstance(message, Wants) and (self.asked_writer or (self.asked_bytes and not message.writer)):
             return False
-        if isinstance(message, Checked) and not self.is_judging:
+        if isinstance(message, Checked) and not self._may_judge_with(message.engine):
             return False
         if self.is_judging and (isinstance(message, Written | Left) or getattr(message, "writer", False)):
             return False
         job = getattr(message, "job", None)
         return job is None or (self.job is not None and job == self.job.id)
+
+    def _may_judge_with(self, engine: str) -> bool:
+        """Whether it is to judge, and not by the library that made the result: the same eyes see nothing new."""
+        if self.unchecked is not None:
+            return engine not in ("", *kin(self.unchecked.written.engine))
+        if self.job is None or self.job.recorded is None:
+            return False
+        return not engine or engine not in kin(self.job.recorded.engine)
 
     def take(
         self, job: Job, limit_seconds: float, now: float, *, temp: bytes = b"", unchecked: Unchecked | None = None

@@ -1,4 +1,5 @@
-"""How long an attempt may take: from the size of its native Pixel Data, then from the run's own speed. Pure."""
+"""How long an attempt may take: from the larger of its source and its native Pixel Data, then from the run's own speed.
+Pure."""
 
 from collections import defaultdict, deque
 from statistics import median

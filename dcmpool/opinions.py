@@ -95,7 +95,9 @@ class Opinions:
         elif nobody_is_left or len(unchecked.attempts) >= MAX_OPINIONS:
             if not nobody_is_left:
                 unchecked.attempts.append(attempt)
-            nobody = Attempt("", FailureKind.VERIFY, "no second engine can confirm it", attempt.stage, 0.0)
+            lacked = any(earlier.kind is FailureKind.MEMORY for earlier in unchecked.attempts)
+            kind = FailureKind.MEMORY if lacked else FailureKind.VERIFY  # with more memory it may be confirmed
+            nobody = Attempt("", kind, "no second engine can confirm it", attempt.stage, 0.0)
             self._refuse(unchecked, nobody, now)
         else:
             unchecked.attempts.append(attempt)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dcmpool.errors import UsageError
 from dcmpool.journal import Journal
-from dcmpool.model import RETRY, FailureKind, Outcome
+from dcmpool.model import RETRY, FailureKind, Outcome, Stage
 from dcmpool.protocol import FROM_CLERK, Attempt, Begun, Earlier, Ending
 from tests.results import MTIME_NS, Place
 
@@ -98,6 +98,18 @@ def test_an_attempt_that_never_ended_is_an_interruption(place: Place) -> None:
         assert journal.interruptions(b"other") == 2
 
 
+def test_nothing_was_under_way_when_a_run_came_to_its_end(place: Place) -> None:
+    """What it left undone was dropped in order, and no attempt died with it: that counts for nothing."""
+    with closing(place.journal("run0")) as journal:
+        journal.begin([Begun(b"CT", "gdcm")])
+    with closing(place.journal("run1")) as journal:
+        journal.begin_run(b"/source", b"/target")
+        journal.begin([Begun(b"CT", "gdcm"), Begun(b"MR", "gdcm")])
+        assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (2, 1)
+        journal.end_run(130, complete=False)
+        assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (1, 0)
+
+
 def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
     """By a rename that took place, one that did not, or the outcome."""
     with closing(place.journal()) as journal:
@@ -131,6 +143,33 @@ def test_content_decides_only_where_the_table_says_so_and_for_this_judge(place: 
             row = journal.find(kind.encode())
             assert row is not None
             assert not journal.is_content(row)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "settled"),
+    [
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.DECODE, 2.0), True),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.WRITE, 2.0), False),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", Stage.VERIFY, 2.0), False),
+        (Attempt("gdcm", FailureKind.TIMEOUT, "slow", "second opinion", 2.0), False),
+        (Attempt("", FailureKind.TIMEOUT, "slow", Stage.INSPECT, 2.0), False),
+        (Attempt("", FailureKind.TIMEOUT, "slow", Stage.DECODE, 2.0), False),
+        (Attempt("gdcm", FailureKind.MEMORY, "large", Stage.DECODE, 2.0), False),
+        (Attempt("gdcm", FailureKind.CORRUPT, "damaged", Stage.DECODE, 2.0), True),
+    ],
+)
+@pytest.mark.parametrize("last", [None, FailureKind.CORRUPT, FailureKind.VERIFY])
+def test_what_storage_or_memory_decided_is_not_settled(
+    place: Place, attempt: Attempt, settled: bool, last: FailureKind | None
+) -> None:
+    """Another run may have more of it, and then the engine that lacked it gets its turn, whatever others say."""
+    attempts = (attempt, Attempt("turbo", last, "no", Stage.DECODE, 1.0)) if last else (attempt,)
+    kind = attempts[-1].kind
+    with closing(place.journal()) as journal:
+        journal.settle([], [Ending(7, b"CT", 100, MTIME_NS, Outcome.FAILED, SYNTAX, kind, "why", attempts)])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert journal.is_content(row) == settled
 
 
 def test_the_directories_of_the_last_run_are_known(place: Place) -> None:

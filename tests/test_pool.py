@@ -414,6 +414,24 @@ def test_a_child_at_its_limit_is_killed_and_its_file_goes_to_the_next_engine_in_
     assert world.pool.exit_code == 0
 
 
+@pytest.mark.parametrize("inspected", [False, True])
+def test_a_large_file_that_is_only_copied_has_time_for_its_size(inspected: bool) -> None:
+    """It has no native Pixel Data to tell by, and storage may be slow; nor has its header been read at first."""
+    world = World([Item(b"video", 64 * MIB, 1)], config(workers=1))
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (child,) = busy(world)
+    assert order(child).alarm_seconds == 2 * 64.0 + 64.0
+    if inspected:
+        world.say(child, Inspected(order(child).job, "1.2.840.10008.1.2.1", 0, ""))
+    world.advance(63.5)
+    assert child.term_at is None
+    world.advance(1.0)
+    assert child.term_at is not None
+
+
 def test_a_child_that_sigkill_does_not_end_is_lost_and_its_slot_is_filled_again() -> None:
     """Its file fails, its tokens stay with it until the kernel lets go of it."""
     world = started(3, workers=2)
@@ -928,7 +946,40 @@ def test_no_failure_but_that_there_is_no_engine_lets_a_result_pass(kind: Failure
     world.behave()
 
 
-@pytest.mark.parametrize("say", [written, lambda job: Wants(job, writer=True), lambda job: Checked(job + 1, "gdcm")])
+def test_a_judge_that_ran_out_of_memory_is_what_the_file_ends_with() -> None:
+    """Not VERIFY, which would settle it: with more memory it may be confirmed."""
+    world, _ = checking()
+    no_opinion(world, FailureKind.MEMORY, "pylibjpeg")
+    no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
+    (ending,) = world.tally.failed.values()
+    assert ending.kind is FailureKind.MEMORY
+    assert "pylibjpeg: MEMORY: why" in ending.reason
+    assert "no second engine can confirm it" in ending.reason
+    assert len(world.discarded) == 1
+    world.behave()
+
+
+def test_a_result_that_is_made_anew_is_confirmed_once() -> None:
+    """What was confirmed and could not get its name does not count."""
+    world, judge = checking()
+    world.say(judge, Checked(check(judge).job, "pylibjpeg"))
+    world.handle(len(world.clerk.inbox), FailureKind.WRITE)
+    assert world.tally.confirmed == 0
+    world.behave()
+    assert (world.tally.confirmed, world.tally.counts[Outcome.DECOMPRESSED]) == (1, 1)
+
+
+@pytest.mark.parametrize("engine", ["gdcm", "gdcmconv", ""])
+def test_a_judge_that_names_the_makers_codecs_confirms_nothing(engine: str) -> None:
+    """It has looked with the same eyes; or with none."""
+    world, judge = checking()
+    world.say(judge, Checked(check(judge).job, engine))
+    assert judge.doomed
+    assert not committed(world)
+    world.behave()
+
+
+@pytest.mark.parametrize("say", [written, lambda job: Wants(job, writer=True), lambda job: Checked(job + 1, "turbo")])
 def test_a_judge_that_says_what_only_a_maker_may_is_killed(say: Callable[[int], Message]) -> None:
     """And the other way round; nothing comes of it."""
     world, judge = checking()

@@ -177,9 +177,9 @@ def _smallest(message_type: type[Message]) -> Message:
         if hint in plain:
             return plain[hint]
         if get_origin(hint) is UnionType:
-        return st.one_of(st.none(), *(value("", kind) for kind in get_args(hint) if kind is not NoneType))
-    if get_origin(hint) is tuple:
-            return ()
+            return None
+        if get_origin(hint) in (tuple, dict):
+            return get_origin(hint)()
         return hint(**{name: field(inner) for name, inner in get_type_hints(hint).items()})
 
     message: Message = field(message_type)

@@ -366,7 +366,9 @@ class World:
             may_write = isinstance(child.order, Assign)
             return True not in child.asked and message.writer not in child.asked and (may_write or not message.writer)
         if isinstance(child.order, Check):
-            return isinstance(message, Inspected | Checked | Failed)
+            if isinstance(message, Checked):
+                return message.engine not in ("", "gdcm", "gdcmconv")  # all results are of the first
+            return isinstance(message, Inspected | Failed)
         return isinstance(message, Inspected | Failed) or self._is_known_outcome(message)
 
     def _is_known_outcome(self, message: Message) -> bool:

@@ -110,6 +110,11 @@ def spared(engine: str, kind: FailureKind, transfer_syntax_uid: str) -> tuple[st
     return ()
 
 
+def kin(engine: str) -> frozenset[str]:
+    """Give the engines that decode by the same library, itself among them: they cannot judge each other's work."""
+    return frozenset({engine}).union(*(library for library in _ONE_LIBRARY if engine in library))
+
+
 def second(instance: "Instance", first: str) -> tuple[str, ...]:
     """Give the engines that can judge what `first` decoded, the best first; none where no other library can.
 
@@ -120,8 +125,7 @@ def second(instance: "Instance", first: str) -> tuple[str, ...]:
         return ()
     if found.kind == "JPEG-LS" and found.precision in (6, 7):
         return ()  # GDCM decodes no such stream, and there is no other library
-    kin = {first}.union(*(library for library in _ONE_LIBRARY if first in library))
-    return tuple(engine for engine in candidates(instance) if engine not in kin)
+    return tuple(engine for engine in candidates(instance) if engine not in kin(first))
 
 
 def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
