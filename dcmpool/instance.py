@@ -166,7 +166,8 @@ def _compressed(
     icon = layout.elements.get(ICON_IMAGE_SEQUENCE)
     if icon is not None and icon.vr == b"UN":
         notes = (*notes, "the Icon Image Sequence is of VR UN: left as it is")
-    instance = replace(instance, notes=(*notes, *instance.notes))
+    if notes:
+        instance = replace(instance, notes=(*notes, *instance.notes))
     decoded = _icon(source, uid, layout.elements)
     if decoded is None:
         return instance

@@ -9,6 +9,7 @@ or a codec does here ends as one message, or as this process's death.
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import time
@@ -327,8 +328,9 @@ class Opinion(Errand):
         return Checked(self._job, "", f"held against the journal alone: {note}"[:2000])
 
 
+@functools.cache
 def _scratch() -> Path:
-    """Return this child's private directory."""
+    """Return this child's private directory, made when it is first needed."""
     scratch = Path(os.environ["TMPDIR"])
     scratch.mkdir(mode=0o700, exist_ok=True)
     return scratch
@@ -336,9 +338,10 @@ def _scratch() -> Path:
 
 def _take_over_metadata(fd: int, source: Source) -> None:
     """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
-    status = os.fstat(source.fd)
-    with _unless_storage_fails():
-        os.fchown(fd, status.st_uid, status.st_gid)
+    status, own = os.fstat(source.fd), os.fstat(fd)
+    if (status.st_uid, status.st_gid) != (own.st_uid, own.st_gid):
+        with _unless_storage_fails():
+            os.fchown(fd, status.st_uid, status.st_gid)
     with _unless_storage_fails():
         os.fchmod(fd, status.st_mode & 0o777)
     with _unless_storage_fails():
