@@ -293,6 +293,8 @@ def main() -> NoReturn:
         text = " ".join(error.format_message().split())
         print(f"dcmpool: {text.rstrip('.')}; `dcmpool run --help` shows what there is", file=sys.stderr)
         code = UsageError.exit_code
+    except typer.Abort:  # what typer makes of Ctrl-C where a command has no way of its own to end
+        code = _INTERRUPTED
     sys.exit(code)
 
 
