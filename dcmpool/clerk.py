@@ -5,8 +5,9 @@
                --Commit, Settle, Begin, Discard--> rename, sync, journal --Committed-->
                --Finish--> --Finished-->
 
-What may block in the kernel blocks here, not in the supervisor. Walking and committing are two threads, so
-that a SOURCE that does not answer does not stop commits. All that came in one read is one transaction.
+What may block in the kernel blocks here, not in the supervisor. Walking, committing and copying sources as evidence
+are threads of their own, so that a SOURCE that does not answer does not stop commits. All that came in one read is one
+transaction.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import threading
 
 from dcmpool import _os
 from dcmpool.commit import Target
+from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.protocol import (
@@ -88,11 +90,16 @@ class Clerk:
             self._target.discard(name)
         for message in messages:
             if isinstance(message, Keep):
-                self._target.keep(message.name, message.files, message.copy)
+                self._keep(message)
             if isinstance(message, Finish):
                 self._finish(message)
                 return True
         return False
+
+    def _keep(self, evidence: Keep) -> None:
+        self._target.keep(evidence.name, evidence.files)
+        if evidence.copy:
+            self._copier.add(evidence.name, evidence.copy)
 
     def _settle(self, endings: list[Ending]) -> None:
         if not self._audit:  # which finds what it finds, and changes nothing
@@ -103,6 +110,7 @@ class Clerk:
         self._audit = order.audit
         try:
             self._target = _prepare_audit(order) if order.audit else _prepare(order)
+            self._copier = Copier(self._target)
             self._lock = _os.lock_file(os.path.join(self._target.state, b"lock"))
             journal = os.path.join(self._target.state, b"journal.sqlite")
             self._journal = Journal(journal, order.run, order.judge)
@@ -156,6 +164,7 @@ class Clerk:
     def _finish(self, order: Finish) -> None:
         self._journal.end_run(order.exit_code, complete=order.complete)
         self._journal.close()
+        self._copier.end()
         with contextlib.suppress(OSError):
             os.rmdir(self._target.temp)
         self._send(Finished())
