@@ -110,8 +110,8 @@ class Clerk:
         self._audit = order.audit
         try:
             self._target = _prepare_audit(order) if order.audit else _prepare(order)
+            self._lock = _take(self._target)
             self._copier = Copier(self._target)
-            self._lock = _os.lock_file(os.path.join(self._target.state, b"lock"))
             journal = os.path.join(self._target.state, b"journal.sqlite")
             self._journal = Journal(journal, order.run, order.judge)
             try:
@@ -175,7 +175,7 @@ class Clerk:
 
 
 def _prepare(order: Open) -> Target:
-    """Check SOURCE against TARGET and make TARGET/.dcmpool/tmp.
+    """Check SOURCE against TARGET.
 
     Raises
     ------
@@ -192,17 +192,14 @@ def _prepare(order: Open) -> Target:
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
-    result = Target(root, order.in_place, order.overwrite, order.durable)
-    _make_writable(result, shown(root))
-    return result
+    return Target(root, order.in_place, order.overwrite, order.durable)
 
 
 def _prepare_audit(order: Open) -> Target:
-    """Find TARGET's journal and make TARGET/.dcmpool/tmp, for engines that need files; raise as `_prepare` does."""
+    """Find TARGET's journal; raise as `_prepare` does."""
     result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
     if not os.path.isfile(os.path.join(result.state, b"journal.sqlite")):
         raise UsageError(f"no run has written to {shown(order.target)}: it holds no .dcmpool with a journal")
-    _make_writable(result, shown(order.target))
     return result
 
 
@@ -215,28 +212,51 @@ def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name:
         raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 
-def _make_writable(target: Target, name: str) -> None:
-    """Make the temp folder, or raise with nothing left behind."""
+def _take(target: Target) -> int:
+    """Lock TARGET, make TARGET/.dcmpool/tmp and see that it can be written; return the lock.
+
+    Raises
+    ------
+    LockedError
+        Another run holds it, and perhaps began at the same moment: so nothing but directories is made before.
+    UsageError
+        It cannot be written; nothing is left behind.
+    """
     if os.path.lexists(target.root) and not os.path.isdir(target.root):
-        raise UsageError(f"the target is not a directory: {name}")
-    missing = []
-    path = target.temp
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    probe = os.path.join(target.temp, b"probe")
-    made = []
+        raise UsageError(f"the target is not a directory: {shown(target.root)}")
+    path, probe = os.path.join(target.state, b"lock"), os.path.join(target.temp, b"probe")
+    made: list[bytes] = []
+    lock = -1
     try:
-        for directory in reversed(missing):
-            os.mkdir(directory)
-            made.append(directory)
+        _make_directories(target.state, made)
+        is_new = not os.path.lexists(path)
+        lock = _os.lock_file(path)
+        _make_directories(target.temp, made)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.unlink(probe)
         target.sync({os.path.dirname(directory) for directory in made})
     except OSError as error:
+        if lock >= 0:
+            if is_new:
+                os.unlink(path)
+            os.close(lock)
         for directory in reversed(made):
-            os.rmdir(directory)
-        raise UsageError(f"the target cannot be written: {name}: {error.strerror}") from error
+            with contextlib.suppress(OSError):  # another run may have come in
+                os.rmdir(directory)
+        raise UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
+    return lock
+
+
+def _make_directories(path: bytes, made: list[bytes]) -> None:
+    """Make a directory and those missing above it, and add to `made` those that nobody else made meanwhile."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+            made.append(directory)
 
 
 def _one_line(error: Exception, order: Open) -> str:

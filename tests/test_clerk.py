@@ -30,6 +30,7 @@ from dcmpool.protocol import (
     More,
     Open,
     Opened,
+    Refused,
     Stopped,
 )
 from tests.command import until
@@ -185,3 +186,27 @@ def test_a_source_that_would_fill_the_target_is_not_copied(folder: Path) -> None
         talk.say(keep(folder), Finish(0, complete=True))
         talk.wait_for(Finished)
     assert evidence(folder) == {"run1-1-1/output.txt": "said"}
+
+
+def test_two_runs_that_begin_at_once_on_a_new_target_are_told_apart(folder: Path) -> None:
+    """The second finds what the first has made meanwhile, and that it is in use: exit code 3, not 2."""
+    arrived, go = folder / "arrived", folder / "go"
+
+    def come_second(right: Callable[[bytes], None] = os.mkdir) -> None:
+        def mkdir(path: bytes) -> None:
+            arrived.touch()
+            until(go.exists, SECONDS)
+            right(path)
+
+        os.mkdir = mkdir  # type: ignore[assignment]  # in a child of its own
+
+    with clerk(come_second) as second, clerk() as first:
+        second.say(order(folder, "run2"), More(9))
+        until(arrived.exists, SECONDS)
+        first.say(order(folder), More(9))
+        first.wait_for(Opened)
+        go.touch()
+        refused = second.wait_for(Refused)
+        assert (refused.exit_code, refused.reason) == (3, f"another run is working on {folder / 'native'}")
+        first.say(Finish(0, complete=True))
+        first.wait_for(Finished)
