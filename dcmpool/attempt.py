@@ -2,9 +2,12 @@
 
     parent (this command) --Assign, Grant--> child; <-- Inspected, Wants, the end
 
+Nothing is left behind, however it ends: no process, no file.
+
 For `python -m dcmpool attempt FILE`, with which the evidence of a death can be repeated.
 """
 
+import contextlib
 import faulthandler
 import importlib
 import os
@@ -15,49 +18,96 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcmpool import _os, diagnose
 from dcmpool.config import MIB
+from dcmpool.engines import ENGINE_NAMES
+from dcmpool.errors import UsageError
 from dcmpool.model import Stage
-from dcmpool.protocol import FROM_WORKER, TO_WORKER, Assign, Failed, Grant, Inspected, Left, Ready, Wants, Written
+from dcmpool.protocol import (
+    FROM_WORKER,
+    TO_WORKER,
+    Assign,
+    Failed,
+    Grant,
+    Inspected,
+    Left,
+    Message,
+    Ready,
+    Wants,
+    Written,
+)
 
 _STAGES = tuple(Stage)
 _GRACE_SECONDS = 0.2
 
 
 def attempt(file: Path, *, engine: str, limit_seconds: float, memory_mib: int) -> int:
-    """Make one attempt, print what happens, and return an exit code: 0 if there was a result, else 1."""
+    """Make one attempt, print what happens, and return an exit code: 0 if there was a result, else 1.
+
+    Raises
+    ------
+    UsageError
+        There is no such engine.
+    """
+    if engine and engine not in ENGINE_NAMES:
+        raise UsageError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINE_NAMES)}")
     ours, theirs = socket.socketpair()
     board, output = _os.sealed_memory("board", 1), _os.sealed_memory("output", _os.OUTPUT_BYTES)
-    with ours, theirs, tempfile.TemporaryDirectory(prefix="dcmpool-") as folder:
+    with _ended_by_signals(), ours, theirs, tempfile.TemporaryDirectory(prefix="dcmpool-") as folder:
         parent = os.getpid()
         pid = os.fork()
         if not pid:
             _os.die_with_parent(parent)
             _become_worker(theirs.detach(), board, output, memory_mib, Path(folder))
         theirs.close()
-        ours.sendall(TO_WORKER.encode(_order(file, folder, engine)))
         try:
+            _say(ours, _order(file, folder, engine, 2 * limit_seconds))
             return _follow(ours, board, pid, limit_seconds)
         finally:
-            os.kill(pid, signal.SIGKILL)
+            for kill in (os.kill, os.killpg):  # the child, and what it has started; at first it has no group of its own
+                with contextlib.suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             sys.stderr.write(_os.read_output(output))
             os.close(board)
             os.close(output)
 
 
-def _order(file: Path, folder: str, engine: str) -> Assign:
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does: by an exception, after which all is cleared away."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)  # as a shell has it
+
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, leave) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _order(file: Path, folder: str, engine: str, alarm_seconds: float) -> Assign:
     return Assign(
         job=1, attempt=1, source=os.fsencode(file.absolute()), temp=os.fsencode(os.path.join(folder, "result")),
-        engine=engine, tried=(), skip_others=False, in_place=False, durable=True, alarm_seconds=0.0,
+        engine=engine, tried=(), skip_others=False, in_place=False, durable=True, alarm_seconds=alarm_seconds,
         granted_bytes=0, granted_writer=False,
     )  # fmt: skip
 
 
 def _become_worker(channel: int, board: int, output: int, memory_mib: int, scratch: Path) -> None:
-    """Be the child: what it prints is shown later, and SIGTERM makes it print its stack, whoever holds the lock."""
+    """Be the child, in a session of its own.
+
+    What it prints is shown later, and SIGTERM makes it print its stack, whoever holds the lock.
+    """
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable()
@@ -82,7 +132,7 @@ def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) 
         left = begun + limit_seconds - time.monotonic()
         if left <= 0 or not select.select([channel], [], [], left)[0]:
             return _end_it(board, pid, limit_seconds)
-        data = channel.recv(65536)
+        data = _hear(channel)
         if not data:
             print(f"the child ended by itself, in {_stage(board)}, after {time.monotonic() - begun:.2f} s")
             return 1
@@ -94,13 +144,25 @@ def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) 
                     engine = message.engine or "no engine"
                     print(f"{message.transfer_syntax_uid}, {message.native_bytes:,} bytes native, {engine}", flush=True)
                 case Wants():
-                    channel.sendall(TO_WORKER.encode(Grant(message.job, 0.0)))
+                    _say(channel, Grant(message.job, 2 * limit_seconds))
                 case Failed() | Left():
                     print(f"{getattr(message, 'kind', 'nothing to do')}: {message.reason}")
                     return int(isinstance(message, Failed))
                 case Written():
                     print(f"{message.outcome}: {message.size:,} bytes, {message.seconds:.3f} s")
                     return 0
+
+
+def _say(channel: socket.socket, message: Message) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead, which the end of the stream will say
+        channel.sendall(TO_WORKER.encode(message))
+
+
+def _hear(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(65536)
+    except ConnectionResetError:  # it died before it had read all
+        return b""
 
 
 def _end_it(board: int, pid: int, limit_seconds: float) -> int:

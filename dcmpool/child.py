@@ -199,7 +199,15 @@ class Stream:
         return bool(self._buffer)
 
     def receive(self) -> list[Message]:
-        """Return the messages that are there; none at the end of the stream."""
+        """Return the messages that are there; none at the end of the stream, or after `close`.
+
+        Raises
+        ------
+        ProtocolError
+            The other side sent what is no message.
+        """
+        if self._closed:
+            return []
         try:
             return self._reader.feed(self._channel.recv(1 << 20))
         except (BlockingIOError, ConnectionResetError):

@@ -5,8 +5,9 @@
                --Commit, Settle, Begin, Discard--> rename, sync, journal --Committed-->
                --Finish--> --Finished-->
 
-What may block in the kernel blocks here, not in the supervisor. Walking and committing are two threads, so
-that a SOURCE that does not answer does not stop commits. All that came in one read is one transaction.
+What may block in the kernel blocks here, not in the supervisor. Walking, committing and copying sources as evidence
+are threads of their own, so that a SOURCE that does not answer does not stop commits. All that came in one read is one
+transaction.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import threading
 
 from dcmpool import _os
 from dcmpool.commit import Target
+from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.protocol import (
@@ -88,11 +90,16 @@ class Clerk:
             self._target.discard(name)
         for message in messages:
             if isinstance(message, Keep):
-                self._target.keep(message.name, message.files, message.copy)
+                self._keep(message)
             if isinstance(message, Finish):
                 self._finish(message)
                 return True
         return False
+
+    def _keep(self, evidence: Keep) -> None:
+        self._target.keep(evidence.name, evidence.files)
+        if evidence.copy:
+            self._copier.add(evidence.name, evidence.copy)
 
     def _settle(self, endings: list[Ending]) -> None:
         if not self._audit:  # which finds what it finds, and changes nothing
@@ -103,7 +110,8 @@ class Clerk:
         self._audit = order.audit
         try:
             self._target = _prepare_audit(order) if order.audit else _prepare(order)
-            self._lock = _os.lock_file(os.path.join(self._target.state, b"lock"))
+            self._lock = _take(self._target)
+            self._copier = Copier(self._target)
             journal = os.path.join(self._target.state, b"journal.sqlite")
             self._journal = Journal(journal, order.run, order.judge)
             try:
@@ -156,6 +164,7 @@ class Clerk:
     def _finish(self, order: Finish) -> None:
         self._journal.end_run(order.exit_code, complete=order.complete)
         self._journal.close()
+        self._copier.end()
         with contextlib.suppress(OSError):
             os.rmdir(self._target.temp)
         self._send(Finished())
@@ -166,7 +175,7 @@ class Clerk:
 
 
 def _prepare(order: Open) -> Target:
-    """Check SOURCE against TARGET and make TARGET/.dcmpool/tmp.
+    """Check SOURCE against TARGET.
 
     Raises
     ------
@@ -183,17 +192,14 @@ def _prepare(order: Open) -> Target:
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
-    result = Target(root, order.in_place, order.overwrite, order.durable)
-    _make_writable(result, shown(root))
-    return result
+    return Target(root, order.in_place, order.overwrite, order.durable)
 
 
 def _prepare_audit(order: Open) -> Target:
-    """Find TARGET's journal and make TARGET/.dcmpool/tmp, for engines that need files; raise as `_prepare` does."""
+    """Find TARGET's journal; raise as `_prepare` does."""
     result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
     if not os.path.isfile(os.path.join(result.state, b"journal.sqlite")):
         raise UsageError(f"no run has written to {shown(order.target)}: it holds no .dcmpool with a journal")
-    _make_writable(result, shown(order.target))
     return result
 
 
@@ -206,28 +212,51 @@ def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name:
         raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 
-def _make_writable(target: Target, name: str) -> None:
-    """Make the temp folder, or raise with nothing left behind."""
+def _take(target: Target) -> int:
+    """Lock TARGET, make TARGET/.dcmpool/tmp and see that it can be written; return the lock.
+
+    Raises
+    ------
+    LockedError
+        Another run holds it, and perhaps began at the same moment: so nothing but directories is made before.
+    UsageError
+        It cannot be written; nothing is left behind.
+    """
     if os.path.lexists(target.root) and not os.path.isdir(target.root):
-        raise UsageError(f"the target is not a directory: {name}")
-    missing = []
-    path = target.temp
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    probe = os.path.join(target.temp, b"probe")
-    made = []
+        raise UsageError(f"the target is not a directory: {shown(target.root)}")
+    path, probe = os.path.join(target.state, b"lock"), os.path.join(target.temp, b"probe")
+    made: list[bytes] = []
+    lock = -1
     try:
-        for directory in reversed(missing):
-            os.mkdir(directory)
-            made.append(directory)
+        _make_directories(target.state, made)
+        is_new = not os.path.lexists(path)
+        lock = _os.lock_file(path)
+        _make_directories(target.temp, made)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.unlink(probe)
         target.sync({os.path.dirname(directory) for directory in made})
     except OSError as error:
+        if lock >= 0:
+            if is_new:
+                os.unlink(path)
+            os.close(lock)
         for directory in reversed(made):
-            os.rmdir(directory)
-        raise UsageError(f"the target cannot be written: {name}: {error.strerror}") from error
+            with contextlib.suppress(OSError):  # another run may have come in
+                os.rmdir(directory)
+        raise UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
+    return lock
+
+
+def _make_directories(path: bytes, made: list[bytes]) -> None:
+    """Make a directory and those missing above it, and add to `made` those that nobody else made meanwhile."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+            made.append(directory)
 
 
 def _one_line(error: Exception, order: Open) -> str:

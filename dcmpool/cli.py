@@ -176,13 +176,19 @@ def verify_target(
 def attempt(
     file: Annotated[Path, typer.Argument(help="One file.", metavar="FILE")],
     engine: Annotated[str, typer.Option(help="The engine to use.")] = "",
-    limit: Annotated[float, typer.Option(help="Seconds.", min=0.1)] = 20.0,
-    memory: Annotated[int, typer.Option(help="MiB of address space.", min=256)] = 4096,
+    limit: Annotated[float, typer.Option(help="Seconds.", min=0.1, max=1_000_000)] = 20.0,
+    memory: Annotated[int, typer.Option(help="MiB of address space.", min=256, max=1_000_000_000)] = 4096,
 ) -> None:
     """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept."""
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
-    raise typer.Exit(make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory))
+    try:
+        _os.check_platform()
+        code = make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory)
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -293,6 +299,8 @@ def main() -> NoReturn:
         text = " ".join(error.format_message().split())
         print(f"dcmpool: {text.rstrip('.')}; `dcmpool run --help` shows what there is", file=sys.stderr)
         code = UsageError.exit_code
+    except typer.Abort:  # what typer makes of Ctrl-C where a command has no way of its own to end
+        code = _INTERRUPTED
     sys.exit(code)
 
 

@@ -132,16 +132,18 @@ class Target:
         else:
             _remove(path)
 
-    def keep(self, name: str, files: tuple[KeptFile, ...], copy: bytes) -> None:
-        """Keep evidence: small files in a folder of its own, and a copy of the source if wanted. Best effort."""
-        folder = os.path.join(self.state, b"evidence", os.path.basename(name.encode()))
+    def evidence(self, name: str) -> bytes:
+        """Return the folder of the evidence of this name."""
+        return os.path.join(self.state, b"evidence", os.path.basename(name.encode()))
+
+    def keep(self, name: str, files: tuple[KeptFile, ...]) -> None:
+        """Keep evidence: small files in a folder of its own. Best effort."""
+        folder = self.evidence(name)
         with contextlib.suppress(OSError):
             os.makedirs(folder, mode=0o700, exist_ok=True)
             for file in files:
                 with open(os.path.join(folder, os.path.basename(file.name.encode())), "wb") as kept:
                     kept.write(file.text)
-            if copy:
-                shutil.copyfile(copy, os.path.join(folder, b"source"))
 
     def sync(self, directories: set[bytes]) -> None:
         """Make the names in these directories durable."""

@@ -8,6 +8,7 @@ written by a thread of its own.
 """
 
 import contextlib
+import errno
 import os
 import select
 import selectors
@@ -38,6 +39,7 @@ from dcmpool.protocol import (
     MAX_FRAME_BYTES,
     TO_CLERK,
     TO_FORKSERVER,
+    Committed,
     Exited,
     Failed,
     Keep,
@@ -57,6 +59,14 @@ _STATUS_SECONDS = 1.0
 _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _OVERRUN_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 1_000_000.0
+"""epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
+_WHAT_TO_DO = {
+    errno.EMFILE: "allow more open files (ulimit -n) or use fewer --workers",
+    errno.ENFILE: "the whole machine has too many open files",
+    errno.EAGAIN: "allow more processes (ulimit -u) or use fewer --workers",
+    errno.ENOMEM: "use fewer --workers",
+}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -117,14 +127,22 @@ class Supervisor:
         UsageError, LockedError
             SOURCE or TARGET cannot be used, or another run uses it; nothing was written.
         LaunchError
-            The clerk cannot be started.
+            This machine gives no more processes or descriptors; what was begun can be resumed.
         """
+        try:
+            return self._run_guarded()
+        except OSError as error:
+            # Neither SOURCE nor TARGET is touched here: it is descriptors, processes or memory that lack.
+            raise LaunchError(f"processes cannot be started: {_words(error)}") from error
+
+    def _run_guarded(self) -> Report:
         _os.allow_descriptors()
         with selectors.DefaultSelector() as self._selector, self._signals_queued(), self._orphans_adopted():
             try:
                 self._check_sandbox()
                 self._pool.begin(self._now())
-                self._start()
+                self._start_clerk()
+                self._start_forkserver()
                 self._loop()
                 return self._report()
             finally:
@@ -136,13 +154,6 @@ class Supervisor:
         return self._pool.crew.count(Phase.LOST) > 0
 
     # --- the loop
-
-    def _start(self) -> None:
-        try:
-            self._start_clerk()
-            self._start_forkserver()
-        except OSError as error:
-            raise LaunchError(f"processes cannot be started: {error.strerror}") from error
 
     def _loop(self) -> None:
         while True:
@@ -187,7 +198,7 @@ class Supervisor:
             deadlines.append(due)
         if self._unsent or self._clerk_stream.is_behind:
             deadlines.append(now + 0.01)  # a socket's buffer is full: rare, and not worth a write event
-        return max(0.0, min(deadlines) - now) if deadlines else None
+        return min(max(0.0, min(deadlines) - now), _LONGEST_WAIT_SECONDS) if deadlines else None
 
     def _perform(self) -> None:
         for action in self._pool.take_actions():
@@ -239,7 +250,7 @@ class Supervisor:
         try:
             child = self._children[number] = Child(self._forkserver)
         except OSError as error:
-            self._pool.not_launched(number, error.strerror or "")
+            self._pool.not_launched(number, _words(error))
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._temp, scratch_name(self._run, number))
@@ -395,6 +406,8 @@ class Supervisor:
                 for module, reason in message.missing.items():
                     self._progress.notice(f"{module} cannot be loaded, its engine is left out: {reason}")
             case Launched() as message:
+                if not fds:  # recvmsg(2): what finds no free descriptor is dropped
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 self._on_launched(message, fds[0])
             case Exited() as message:
                 self._on_exited(message)
@@ -446,7 +459,12 @@ class Supervisor:
         )
 
     def _on_clerk(self) -> None:
-        messages = self._clerk_stream.receive()
+        try:
+            messages = self._clerk_stream.receive()
+        except ProtocolError:
+            self._clerk_stream.close()
+            self._clerk.kill()  # its death says the rest
+            return
         if not messages:
             return
         now = self._now()
@@ -457,7 +475,8 @@ class Supervisor:
                 case Refused():
                     self._on_refused(message)
                 case _:
-                    self._clerk_deaths = 0
+                    if isinstance(message, Committed):  # it got on; a walk alone begins anew with each clerk
+                        self._clerk_deaths = 0
                     self._pool.from_clerk(message, now)
 
     def _on_opened(self, message: Opened, now: float) -> None:
@@ -598,3 +617,9 @@ class Supervisor:
             exit_code=self._pool.exit_code,
             stopped=str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else "",
         )
+
+
+def _words(error: OSError) -> str:
+    """Say what the machine refused, and what to do about it."""
+    todo = _WHAT_TO_DO.get(error.errno or 0)
+    return f"{error.strerror}: {todo}" if todo else error.strerror or str(error)

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Command, Record, Running, all_dead, long_series, of_process, own_command, tree, until
+from tests.command import (
+    TOP,
+    Command,
+    Record,
+    Running,
+    all_dead,
+    long_series,
+    of_process,
+    own_command,
+    tree,
+    until,
+)
 from tests.series import check_series
 
 command = pytest.fixture(own_command)
@@ -292,6 +303,52 @@ def test_a_child_killed_changes_nothing(
     assert ended.summary["failed"] == []
     assert ended.summary["counts"]["decompressed"] + ended.summary["counts"]["settled"] == len(wanted)
     assert tree(command.path / "native") == wanted
+
+
+@pytest.mark.parametrize("clerks", [1, 99])
+def test_a_clerk_that_talks_nonsense_is_replaced_but_not_for_ever(
+    command: Command, record: Record, tmp_path: Path, clerks: int
+) -> None:
+    """One that does is as one that died; when all do, the run ends with one line."""
+    count = tmp_path / "count"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'dcmpool.clerk' in sys.orig_argv:\n"
+        "    from dcmpool import clerk\n"
+        "    def send(self, message, right=clerk.Clerk._send):\n"
+        f"        with open({os.fspath(count)!r}, 'a+') as file:\n"
+        "            lines = file.seek(0, 2)\n"
+        f"            nonsense = type(message).__name__ == 'Scanned' and lines < {clerks}\n"
+        "            file.write('x' * nonsense)\n"
+        "        if nonsense:\n"
+        "            self._channel.sendall(bytes([0, 0, 0, 4]) * 9)\n"
+        "        else:\n"
+        "            right(self, message)\n"
+        "    clerk.Clerk._send = send\n"
+    )
+    path = os.pathsep.join((os.fspath(tmp_path), os.fspath(TOP)))
+    ended = command.run("run", "series", "-o", "native", environment={"PYTHONPATH": path})
+    assert "Traceback" not in ended.err
+    if clerks == 1:
+        assert ended.code == 0, ended
+        assert check_series(record, command.path / "native") == []
+    else:
+        assert ended.code == 70, ended
+        assert "the clerk dies again and again" in ended.out + ended.err
+        assert len(count.read_text()) < 9
+        assert_a_second_run_completes(command, record)
+
+
+def test_ctrl_c_while_modules_are_loaded_is_no_accident(command: Command, record: Record, tmp_path: Path) -> None:
+    """The first half second of a run: it ends at once, and says nothing."""
+    (tmp_path / "typer.py").write_text("import sys, time\nprint(flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join((os.fspath(tmp_path), os.fspath(TOP)))
+    running = command.start("run", "series", "-o", "native", environment={"PYTHONPATH": path})
+    assert running.process.stdout is not None
+    assert running.process.stdout.read(1) == b"\n"
+    running.send(signal.SIGINT)
+    ended = running.end(5)
+    assert (ended.code, ended.lines()) == (130, [])
 
 
 def test_the_clerk_killed_twice_while_it_commits_changes_nothing(

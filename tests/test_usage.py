@@ -1,6 +1,7 @@
 """What cannot be used: one clear line, exit code 2, nothing written."""
 
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -36,6 +37,28 @@ def refused(command: Command, *arguments: str, says: str = "", powerless: bool =
     assert len(ended.lines()) == 1, ended.err
     assert says in ended.err
     return ended
+
+
+@pytest.mark.parametrize("descriptors", [6, 7, 8, 9, 10, 12, 14, 18])
+def test_too_few_descriptors_are_named_with_what_to_do(command: Command, source: Path, descriptors: int) -> None:
+    """Wherever the last one goes."""
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    ended = command.run("run", "series", "-o", "native", preexec_fn=few)
+    assert ended.code == 70, ended
+    assert "Traceback" not in ended.err
+    assert "ulimit -n" in ended.lines()[-1]
+
+
+@pytest.mark.parametrize("setting", ["start_seconds", "floor_seconds", "attempt_seconds", "lost_seconds"])
+def test_limits_may_be_as_long_as_they_can_be(command: Command, source: Path, setting: str) -> None:
+    """Eleven days, three of which the loop could not wait for in one call of epoll_wait(2)."""
+    (command.path / "slow.toml").write_text(f"[limits]\n{setting} = 1000000.0\n")
+    ended = command.run("run", "series", "-o", "native", "--config", "slow.toml", "--quiet")
+    assert ended.code == 0, ended
+    assert ended.err == ""
 
 
 @pytest.mark.parametrize(
