@@ -1,7 +1,9 @@
 """The command line: arguments in, exit code out; nothing else is decided here."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -67,43 +69,60 @@ def _bytes(text: str) -> int:
     return -(-int(count) // MIB)
 
 
+Source = Annotated[str, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")]
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]")
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")]
+SecondsLimit = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt. [from size and speed]", min=0.1)
+]
+MaxWriters = Annotated[int | None, typer.Option(help="Files written at once. [8]", min=1)]
+MaxInflight = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Decoded data not yet on disk, such as 512M. [from memory]")
+]
+WhatOfOthers = Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")]
+Verify = Annotated[
+    str | None,
+    typer.Option(metavar="HOW", help="structure, second (another engine must agree) or sample=1%. [structure]"),
+]
+SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")]
+EvidenceCopy = Annotated[
+    bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.")
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
+]
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")]
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")]
+
+
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
-    output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]"),
-    ] = None,
-    in_place: Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")
-    ] = None,
-    limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt. [from size and speed]", min=0.1)
-    ] = None,
-    max_writers: Annotated[int | None, typer.Option(help="Files written at once. [8]", min=1)] = None,
-    max_inflight: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Decoded data not yet on disk, such as 512M. [from memory]")
-    ] = None,
-    others: Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")] = False,
-    verify: Annotated[
-        str | None,
-        typer.Option(metavar="HOW", help="structure, second (another engine must agree) or sample=1%. [structure]"),
-    ] = None,
-    sandbox: Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")] = None,
-    evidence_copy: Annotated[
-        bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.")
-    ] = False,
-    files_from: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
-    ] = None,
-    profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")] = False,
+    source: Source,
+    output: Output = None,
+    in_place: InPlace = False,
+    workers: Workers = None,
+    engine: Engine = None,
+    limit: SecondsLimit = None,
+    max_writers: MaxWriters = None,
+    max_inflight: MaxInflight = None,
+    others: WhatOfOthers = None,
+    overwrite: Overwrite = False,
+    verify: Verify = None,
+    sandbox: SandboxMode = None,
+    evidence_copy: EvidenceCopy = False,
+    files_from: FilesFrom = None,
+    profile: Profile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a native copy of a series or an archive: every SOP Instance decompressed and checked.
 
@@ -114,24 +133,25 @@ def run(
     python -m dcmpool run archive -o native --workers 8 --profile workstation
     python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
     """
-    try:
-        _os.check_platform()
-        flags: dict[str, dict[str, Any]] = {
-            "work": {
-                "workers": workers,
-                "engine": engine,
-                "others": others and others.value,
-                "overwrite": overwrite or None,
-                "verify": verify,
-                "evidence_copy": evidence_copy or None,
-            },
-            "limits": {"attempt_seconds": limit},
-            "gate": {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None},
-            "sandbox": {"mode": sandbox},
-        }
+    work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
+    flags: dict[str, dict[str, Any]] = {
+        "work": work | {"verify": verify, "evidence_copy": evidence_copy or None},
+        "limits": {"attempt_seconds": limit},
+        "gate": {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None},
+        "sandbox": {"mode": sandbox},
+    }
+    with _one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
         task = _task(source, output, in_place=in_place, files_from=files_from)
         _supervise(task, settings, as_json=as_json, quiet=quiet)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Have an error of the program's own be one line and its exit code."""
+    try:
+        _os.check_platform()
+        yield
     except DcmpoolError as error:
         print(f"dcmpool: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
@@ -206,16 +226,12 @@ def doctor(
     from dcmpool import chart  # noqa: PLC0415 - of no use to a run
     from dcmpool import doctor as surgery  # noqa: PLC0415
 
-    try:
-        _os.check_platform()
+    with _one_line():
         if write and not bench:
             raise UsageError("--write needs --bench, which measures what is to be written")
         health = surgery.examine(measure=bench, folder=folder)
         if write:
             _write_new(write, chart.order_as_toml(surgery.fastest(health.findings)))
-    except DcmpoolError as error:
-        print(f"dcmpool: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
     if as_json:
         print(health.to_json())
     else:
