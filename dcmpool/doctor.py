@@ -131,14 +131,14 @@ def _examine_engine(engine: str, *, measure: bool) -> list[Finding]:
 
 def _examine_in_child(engine: str, uids: list[str], seconds: float) -> tuple[list[Finding], str, str]:
     """Return what was found, and the Transfer Syntax at which the process came to an end, and how; "" if it did all."""
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="dcmpool-doctor-") as scratch:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             python_command("dcmpool.selftest", engine, str(seconds), *uids),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | {"TMPDIR": scratch},
         )
         try:
             how = "hung" if _hangs(process, output.fileno()) else "crashed"

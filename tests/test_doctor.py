@@ -1,6 +1,7 @@
 """The doctor sees engines that crash, hang and lie, each in its own process, and says which one."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,16 @@ def test_an_engine_that_crashes_is_named_and_the_others_are_asked(impostor: Path
     assert "pyjpegls crashed at 1.2.840.10008.1.2.4.80: its process died" in health.ailments
 
 
-def test_an_engine_that_hangs_is_killed(impostor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_hangs_is_killed_and_leaves_nothing(
+    impostor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (impostor / "jpeg_ls.py").write_text("while True: pass")
     monkeypatch.setattr(doctor, "VECTOR_SECONDS", 2.0)
     monkeypatch.setattr(doctor, "ENGINE_NAMES", ("pyjpegls",))
     health = doctor.examine()
     assert [finding.result for finding in health.findings] == ["hung", "hung"]
+    assert list(tmp_path.iterdir()) == [impostor]
 
 
 def test_an_engine_that_lies_is_wrong(impostor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
