@@ -76,7 +76,7 @@ class Dispatcher:
         worker.engine = message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
         most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
-        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, most))
+        worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.engine, most))
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
@@ -108,13 +108,13 @@ class Dispatcher:
 
     def learn(self, written: Written) -> None:
         """Take note of how long a result took, for limits and gate."""
-        self._limit.learn(written.transfer_syntax_uid, written.native_bytes, written.seconds)
+        self._limit.learn(written.transfer_syntax_uid, written.engine, written.native_bytes, written.seconds)
         self._gate.learn(written.size, written.write_seconds)
 
     def _assign(self, worker: Worker, job: Job, now: float) -> None:
         temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
         granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
-        self._crew.engage(worker, job, self._limit.seconds("", job.size), now, temp=temp)
+        self._crew.engage(worker, job, self._limit.seconds("", "", job.size), now, temp=temp)
         order = Assign(
             job=job.id,
             attempt=job.dispatched,
@@ -135,7 +135,7 @@ class Dispatcher:
         """Have a second engine look at a result; it gets the limit of an attempt."""
         job = unchecked.job
         granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
-        self._crew.engage(worker, job, self._limit.seconds("", job.size), now, unchecked=unchecked)
+        self._crew.engage(worker, job, self._limit.seconds("", "", job.size), now, unchecked=unchecked)
         order = Check(
             job=job.id,
             source=join(self._base, job.path),
@@ -150,7 +150,7 @@ class Dispatcher:
     def _assign_audit(self, worker: Worker, job: Job, recorded: Recorded, now: float) -> None:
         """Have a result of an earlier run looked at, where it has its final name."""
         granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
-        self._crew.engage(worker, job, self._limit.seconds("", recorded.size), now)
+        self._crew.engage(worker, job, self._limit.seconds("", "", recorded.size), now)
         order = Check(
             job=job.id,
             source=join(self._base, job.path),

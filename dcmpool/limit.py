@@ -14,27 +14,30 @@ _MOST_SECONDS = 1_000_000.0
 
 
 class Limit:
-    """The limit of an attempt, in seconds, by Transfer Syntax and size; never under the floor."""
+    """The limit of an attempt, in seconds, by Transfer Syntax, engine and size; never under the floor.
+
+    Engines differ in speed by ten and more, so one engine's pace says nothing of another's.
+    """
 
     def __init__(self, settings: Limits) -> None:
         self._settings = settings
-        self._seconds_per_mib: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_SAMPLES))
+        self._seconds_per_mib: dict[tuple[str, str], deque[float]] = defaultdict(lambda: deque(maxlen=_SAMPLES))
 
-    def seconds(self, transfer_syntax_uid: str, native_bytes: int) -> float:
-        """Return the limit for an instance whose header has been read."""
+    def seconds(self, transfer_syntax_uid: str, engine: str, size: int) -> float:
+        """Return the limit for an instance whose header has been read; `size`: bytes, native or of its source."""
         if self._settings.attempt_seconds:
             return self._settings.attempt_seconds
-        samples = self._seconds_per_mib.get(transfer_syntax_uid, ())
+        samples = self._seconds_per_mib.get((transfer_syntax_uid, engine), ())
         known = len(samples) >= _ENOUGH
         pace = _TIMES_MEDIAN * median(samples) if known else 1 / self._settings.slowest_mib_per_second
-        return max(self._settings.floor_seconds, min(pace * native_bytes / MIB, _MOST_SECONDS))
+        return max(self._settings.floor_seconds, min(pace * size / MIB, _MOST_SECONDS))
 
-    def at_most(self, native_bytes: int) -> float:
+    def at_most(self, size: int) -> float:
         """Return the limit of the slowest instance of this size: what a child's own backstop may rely on."""
-        known = [self.seconds(uid, native_bytes) for uid in self._seconds_per_mib]
-        return max([self.seconds("", native_bytes), *known])
+        known = [self.seconds(uid, engine, size) for uid, engine in self._seconds_per_mib]
+        return max([self.seconds("", "", size), *known])
 
-    def learn(self, transfer_syntax_uid: str, native_bytes: int, seconds: float) -> None:
+    def learn(self, transfer_syntax_uid: str, engine: str, native_bytes: int, seconds: float) -> None:
         """Take note of an attempt that ended well."""
         if native_bytes:
-            self._seconds_per_mib[transfer_syntax_uid].append(seconds * MIB / native_bytes)
+            self._seconds_per_mib[transfer_syntax_uid, engine].append(seconds * MIB / native_bytes)

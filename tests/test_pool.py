@@ -755,6 +755,22 @@ def committed(world: World) -> list[Result]:
     return [result for m in world.clerk.inbox if isinstance(m, Commit) for result in m.results]
 
 
+def test_a_second_engine_has_the_limit_of_its_own_pace() -> None:
+    """Not that which sixty results of the first have set."""
+    world = started(1, verify="second")
+    for _ in range(60):
+        world.pool._dispatcher.learn(written(1, seconds=0.001))
+    (maker,) = busy(world)
+    world.say(maker, written(order(maker).job))
+    make_ready(world)
+    (judge,) = busy(world)
+    world.say(judge, Inspected(check(judge).job, JPEG_LOSSLESS, 32 * MIB, "pylibjpeg"))
+    world.advance(31.5)
+    assert judge.term_at is None
+    world.advance(1.0)
+    assert judge.term_at is not None
+
+
 def test_a_result_is_committed_after_another_child_confirmed_it() -> None:
     """The maker, if it is the only child, is retired; the judge is told what it needs, and gets no writer's place."""
     world, judge = checking(workers=1)
