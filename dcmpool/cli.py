@@ -1,9 +1,9 @@
 """The command line: arguments in, exit code out; nothing else is decided here."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -69,69 +69,60 @@ def _bytes(text: str) -> int:
     return -(-int(count) // MIB)
 
 
-_Workers = Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)]
-_Engine = Annotated[str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")]
-_Verify = Annotated[
+Source = Annotated[str, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")]
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]")
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")]
+SecondsLimit = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt. [from size and speed]", min=0.1)
+]
+MaxWriters = Annotated[int | None, typer.Option(help="Files written at once. [8]", min=1)]
+MaxInflight = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Decoded data not yet on disk, such as 512M. [from memory]")
+]
+WhatOfOthers = Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that dcmpool did not write.")]
+Verify = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="structure, second (another engine must agree) or sample=1%. [structure]"),
 ]
-_Inflight = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Decoded data not yet on disk, such as 512M. [from memory]")
+SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")]
+EvidenceCopy = Annotated[
+    bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.")
 ]
-_FilesFrom = Annotated[
+FilesFrom = Annotated[
     str | None,
     typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
 ]
-_Profile = Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")]
-_ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")]
-
-
-def _limit(whose: str) -> Any:
-    return typer.Option(metavar="SECONDS", help=f"Limit of {whose}. [from size and speed]", min=0.1)
-
-
-def _flag(name: str, help_text: str) -> Any:
-    return typer.Option(f"--{name}", help=help_text)
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """Have the program's own trouble end as one line and its exit code, and Ctrl-C as nothing but its exit code."""
-    try:
-        _os.check_platform()
-        yield
-    except DcmpoolError as error:
-        print(f"dcmpool: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:  # while the list of files comes, say; a run itself has its own way to end
-        raise typer.Exit(_INTERRUPTED) from None
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")]
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")]
 
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(help="A series, a folder of them, or one file.", metavar="SOURCE")],
-    output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]"),
-    ] = None,
-    in_place: Annotated[bool, _flag("in-place", "Replace each file by its result, whole.")] = False,
-    workers: _Workers = None,
-    engine: _Engine = None,
-    limit: Annotated[float | None, _limit("one attempt")] = None,
-    max_writers: Annotated[int | None, typer.Option(help="Files written at once. [8]", min=1)] = None,
-    max_inflight: _Inflight = None,
-    others: Annotated[Others | None, typer.Option(help="Files that are not DICOM. [copy]")] = None,
-    overwrite: Annotated[bool, _flag("overwrite", "Replace files that dcmpool did not write.")] = False,
-    verify: _Verify = None,
-    sandbox: Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")] = None,
-    evidence_copy: Annotated[bool, _flag("evidence-copy", "Keep a copy of each file whose worker was killed.")] = False,
-    files_from: _FilesFrom = None,
-    profile: _Profile = None,
-    config: _ConfigFile = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
+    source: Source,
+    output: Output = None,
+    in_place: InPlace = False,
+    workers: Workers = None,
+    engine: Engine = None,
+    limit: SecondsLimit = None,
+    max_writers: MaxWriters = None,
+    max_inflight: MaxInflight = None,
+    others: WhatOfOthers = None,
+    overwrite: Overwrite = False,
+    verify: Verify = None,
+    sandbox: SandboxMode = None,
+    evidence_copy: EvidenceCopy = False,
+    files_from: FilesFrom = None,
+    profile: Profile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a native copy of a series or an archive: every SOP Instance decompressed and checked.
 
@@ -142,30 +133,43 @@ def run(
     python -m dcmpool run archive -o native --workers 8 --profile workstation
     python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
     """
-    with _errors_shown():
-        work = {"workers": workers, "engine": engine, "others": others and others.value, "verify": verify}
-        switches = {"overwrite": overwrite or None, "evidence_copy": evidence_copy or None}
-        inflight_mib = _bytes(max_inflight) if max_inflight else None
-        flags: dict[str, dict[str, Any]] = {
-            "work": work | switches,
-            "limits": {"attempt_seconds": limit},
-            "gate": {"max_writers": max_writers, "max_inflight_mib": inflight_mib},
-            "sandbox": {"mode": sandbox},
-        }
+    work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
+    flags: dict[str, dict[str, Any]] = {
+        "work": work | {"verify": verify, "evidence_copy": evidence_copy or None},
+        "limits": {"attempt_seconds": limit},
+        "gate": {"max_writers": max_writers, "max_inflight_mib": _bytes(max_inflight) if max_inflight else None},
+        "sandbox": {"mode": sandbox},
+    }
+    with _one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
         task = _task(source, output, in_place=in_place, files_from=files_from)
         _supervise(task, settings, as_json=as_json, quiet=quiet)
 
 
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Have an error of the program's own be one line and its exit code."""
+    try:
+        _os.check_platform()
+        yield
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:  # while the list of files comes; a run itself has its own way to end
+        raise typer.Exit(_INTERRUPTED) from None
+
+
 @app.command("verify")
 def verify_target(
     target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
-    workers: _Workers = None,
-    limit: Annotated[float | None, _limit("one file")] = None,
-    profile: _Profile = None,
-    config: _ConfigFile = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
+    limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")] = False,
 ) -> None:
     """Check the results of earlier runs again; nothing is changed.
 
@@ -175,13 +179,17 @@ def verify_target(
     \b
     python -m dcmpool verify archive-decompressed
     """
-    with _errors_shown():
+    try:
+        _os.check_platform()
         flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
         settings = load(profile=profile or "", path=config, flags=flags)
         root = os.fsencode(os.path.abspath(target)) if target else b""
         if not root:
             raise UsageError("a path is empty")
         _supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
 
 
 @app.command()
@@ -194,8 +202,12 @@ def attempt(
     """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept."""
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
-    with _errors_shown():
+    try:
+        _os.check_platform()
         code = make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory)
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
     raise typer.Exit(code)
 
 
@@ -214,7 +226,7 @@ def doctor(
     from dcmpool import chart  # noqa: PLC0415 - of no use to a run
     from dcmpool import doctor as surgery  # noqa: PLC0415
 
-    with _errors_shown():
+    with _one_line():
         if write and not bench:
             raise UsageError("--write needs --bench, which measures what is to be written")
         health = surgery.examine(measure=bench, folder=folder)
@@ -303,7 +315,7 @@ def main() -> NoReturn:
         text = " ".join(error.format_message().split())
         print(f"dcmpool: {text.rstrip('.')}; `dcmpool run --help` shows what there is", file=sys.stderr)
         code = UsageError.exit_code
-    except typer.Abort:  # what typer makes of Ctrl-C before a command begins
+    except typer.Abort:  # what typer makes of Ctrl-C where a command has no way of its own to end
         code = _INTERRUPTED
     sys.exit(code)
 

@@ -153,16 +153,17 @@ class Target:
 
     def make_directory(self, path: bytes) -> None:
         """Make a directory and its missing parents, durably."""
-        parent = os.path.dirname(path)
-        if not os.path.isdir(parent):
-            self.make_directory(parent)
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            if not os.path.isdir(path):
-                raise
-        else:
-            self.sync({parent})
+        missing = [path]
+        while not os.path.isdir(parent := os.path.dirname(missing[-1])):
+            missing.append(parent)
+        for directory in reversed(missing):
+            try:
+                os.mkdir(directory)
+            except FileExistsError:
+                if not os.path.isdir(directory):
+                    raise
+            else:
+                self.sync({os.path.dirname(directory)})
 
     def _link_on_the_way(self, path: bytes) -> bytes:
         """Return the first directory above a final name that is a link; b"" if none is.

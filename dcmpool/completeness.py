@@ -35,11 +35,14 @@ _OTHER: Final = bytes.fromhex("d55b a6e4 9371 ce2d")
 # of a lossy one may be empty.
 _TAKEN: Final = (1, 16, 64)
 _MISSING: Final = "its entropy-coded data end before the picture does; bytes are missing"
+_OTHER_LENGTH: Final = "its entropy-coded data are longer or shorter than its pixels; bytes are damaged or missing"
 _EXCESS: Final = "its entropy-coded data go on after the picture; bytes are missing or too many"
 
 
-def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any]) -> None:
+def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any], *, wrapped: bool) -> None:
     """Count the bits that each scan must have; `samples` is Rows x Columns x components, as the codestream has them.
+
+    `wrapped`: samples are known modulo 2^precision alone, since their container has no more bits.
 
     Raises
     ------
@@ -59,9 +62,9 @@ def check_lossless(data: bytes, found: Codestream, samples: NDArray[Any]) -> Non
             due = int(used[first : first + lines].sum())
             if 0 <= there - due < 8:
                 continue
-            if found.precision == 16:
-                raise corrupt(_MISSING if due > there else _EXCESS)
-            # Some encoders take differences modulo 2^precision, and so the pixels do not tell which code there is.
+            if not wrapped:
+                raise corrupt(_OTHER_LENGTH)
+            # Some encoders take differences modulo 2^8, and so the pixels do not tell which code there is.
             _check_count(data[start:stop], scan, found, min(lines, found.rows - first) * found.columns)
 
 
@@ -98,7 +101,8 @@ def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], ND
     """Take bytes from the end of a tile: OpenJPEG, which reads all packets of a tile before it decodes one, must miss
     them. After a loss in the middle it may take what follows for empty packets, and never come to the end.
 
-    `decode` raises Fault for what it refuses. A codestream of several tiles, or a tile-part of a few bytes, passes.
+    `decode` raises Fault for what it refuses, MemoryError where it may lack memory. `data` has one tile in one
+    tile-part; one of a few bytes passes.
 
     Raises
     ------
@@ -107,22 +111,32 @@ def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], ND
     """
     part = found.tile_parts[-1]
     room = part.stop - part.start
-    if part.tile or room < 80:
+    if room < 80:
         return
     whole: NDArray[Any] | None = None
-    for count in _TAKEN:
-        if count > room // 4:
-            break
-        length = struct.pack(">L", room - count)
-        shorter = _with(data, [(part.start + 6, part.start + 10, length), (part.stop - count, part.stop, b"")])
+
+    def misses(altered: bytes) -> bool:
+        nonlocal whole
         try:
-            picture = decode(shorter)
+            picture = decode(altered)
         except Fault:
-            return
+            return True
+        except MemoryError:
+            decode(data)  # where the whole has enough memory it was not for want of it
+            return True
         whole = decode(data) if whole is None else whole
-        if not np.array_equal(picture, whole):
+        return not np.array_equal(picture, whole)
+
+    for count in _TAKEN:
+        length = struct.pack(">L", room - count)
+        taken = [(part.start + 6, part.start + 10, length), (part.stop - count, part.stop, b"")]
+        if count <= room // 4 and misses(_with(data, taken)):
             return
-    raise corrupt(_EXCESS)
+    # Bytes that nobody reads, or packets that hold nothing: at the end of a blank tile there may be hundreds of them.
+    # Whoever reads those stumbles over other bytes in their place.
+    other = (_OTHER * 8)[: room // 4]
+    if not misses(_with(data, [(part.stop - len(other), part.stop, other)])):
+        raise corrupt(_EXCESS)
 
 
 def _with(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:

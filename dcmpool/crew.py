@@ -126,7 +126,7 @@ class Crew:
 
         Returns whether it has begun to wait for storage, or ceased to.
         """
-        if worker.phase is not Phase.BUSY:
+        if worker.phase is not Phase.BUSY or worker.hung_up:
             return False
         worker.stage = look.stage
         worker.look(look.side, look.mark, now)

@@ -26,6 +26,7 @@ LONG_VRS: Final = frozenset(
 SHORT_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(),
 )
+_HEAD: Final = struct.Struct("<HH2sH")
 _VRS: Final = LONG_VRS | SHORT_VRS
 _SEQUENCE, _FRAGMENTS, _EXPLICIT_ITEM, _IMPLICIT_ITEM, _UNKNOWN_SEQUENCE, _IMPLICIT_SEQUENCE = range(6)
 
@@ -104,17 +105,15 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
     An element that shows no VR in an explicit data set is read as an implicit one: real files hold such.
     """
     room = source.end - offset
-    head = source.read(offset, min(12, room))
-    vr, value = head[4:6], offset + 8
-    if room < 8 or (room < 12 and explicit and vr in LONG_VRS):
+    head = source.read(offset, min(8, room))
+    if room < 8:
         raise corrupt(f"the file ends in the middle of an element, at byte {source.end}")
-    tag = (head[1] << 8 | head[0]) << 16 | head[3] << 8 | head[2]
+    group, number, vr, length = _HEAD.unpack(head)
+    tag, value = group << 16 | number, offset + 8
     if explicit and vr in LONG_VRS:
-        value, length = offset + 12, int.from_bytes(head[8:], "little")
-    elif explicit and vr.isalpha() and vr.isupper() and tag >> 16 != 0xFFFE:
-        length = head[7] << 8 | head[6]
-    else:
-        vr, length = b"", int.from_bytes(head[4:8], "little")
+        length, value = int.from_bytes(_bytes(source, value, 4), "little"), offset + 12
+    elif not explicit or group == 0xFFFE or not (vr in SHORT_VRS or (vr.isalpha() and vr.isupper())):
+        vr, length = b"", int.from_bytes(head[4:], "little")
     if length != UNDEFINED and value + length > source.end:
         raise corrupt(f"element {name(tag)} claims {length} bytes, the file ends after {source.end - value}")
     return Element(tag, vr, offset, value, length, value + length)

@@ -46,6 +46,8 @@ class Evidence:
     """What is behind the call's file descriptor: a path, or "pipe:[1]"."""
     kernel_function: str = ""
     rss_bytes: int = 0
+    peak_bytes: int = 0
+    """The most memory that it has held at a time (proc(5), VmHWM)."""
     read_bytes: int = 0
     written_bytes: int = 0
     cpu_share: float | None = None
@@ -87,7 +89,7 @@ def examine(pid: int, *, descend: bool = True) -> Evidence:
         function = Path(f"/proc/{pid}/wchan").read_text().strip("0\n")
     read, written = _transferred(pid)
     children = tuple(examine(child, descend=False) for child in _children(pid)) if descend else ()
-    return Evidence(state, cpu, system_call, path, function, rss, read, written, None, children)
+    return Evidence(state, cpu, system_call, path, function, rss, _peak(pid), read, written, None, children)
 
 
 def _system_call(pid: int) -> tuple[str, bytes]:
@@ -101,6 +103,12 @@ def _system_call(pid: int) -> tuple[str, bytes]:
             return _FD_CALLS[number], os.readlink(f"/proc/{pid}/fd/{int(words[1], 16)}".encode())
         return _PATH_CALLS.get(number) or _OTHER_CALLS.get(number) or f"system call {number}", b""
     return "", b""
+
+
+def _peak(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return 1024 * int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0])
+    return 0
 
 
 def _transferred(pid: int) -> tuple[int, int]:

@@ -66,17 +66,23 @@ class Endings:
 
     # --- without one
 
-    def died(self, worker: Worker, code: int | None, now: float) -> None:
-        """A child died over a job: `code` as `subprocess.Popen.returncode`, None if nobody can know it."""
+    def died(self, worker: Worker, code: int | None, now: float, out_of_memory: str = "") -> None:
+        """A child died over a job: `code` as `subprocess.Popen.returncode`, None if nobody can know it.
+
+        `out_of_memory` says how that is known, if it is what the child died of.
+        """
         if worker.from_outside:
             self._interrupted(worker, FailureKind.TIMEOUT, worker.reason, now)
         elif worker.cause is not None:
             self._conclude(worker, worker.cause, worker.reason, now)
         elif worker.is_retired:
             self._abandon(worker)  # killed because the run gave up
+        elif out_of_memory:
+            reason = f"out of memory: the worker {how_it_died(code)}; {out_of_memory}"
+            end = self._interrupted if code in _FROM_OUTSIDE else self._conclude
+            end(worker, FailureKind.MEMORY, reason, now)
         elif code in _FROM_OUTSIDE:
-            reason = f"the worker {how_it_died(code)}, not by dcmpool: the kernel does that when memory runs out"
-            self._interrupted(worker, FailureKind.CRASHED, reason, now)
+            self._interrupted(worker, FailureKind.CRASHED, f"the worker {how_it_died(code)}, not by dcmpool", now)
         elif code == -signal.SIGALRM:
             self._conclude(worker, FailureKind.TIMEOUT, "the worker's own alarm ended it, long after its limit", now)
         else:

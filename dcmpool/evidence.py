@@ -98,6 +98,7 @@ def _facts(evidence: Evidence) -> dict[str, object]:
         "on": _shown(os.path.basename(evidence.path)),
         "kernel_function": evidence.kernel_function,
         "rss_bytes": evidence.rss_bytes,
+        "peak_bytes": evidence.peak_bytes,
         "read_bytes": evidence.read_bytes,
         "written_bytes": evidence.written_bytes,
         "children": [_facts(child) for child in evidence.children],

@@ -1,14 +1,24 @@
 """Where a DICOM file begins: preamble, File Meta Information (PS3.10 7.1) and the first element after them."""
 
+from typing import Final
+
 from dcmpool.dataset import UNDEFINED, Element, corrupt, element_at, name, shows_vr
 from dcmpool.errors import Fault
 from dcmpool.source import Source
+
+TRANSFER_SYNTAX_UID: Final = 0x00020010
 
 
 def find_file_meta(source: Source) -> tuple[bool, dict[int, Element], int] | None:
     """Find the File Meta Information (PS3.10 7.1): whether a preamble is there, its elements, the offset after.
 
-    A file without "DICM" is DICOM when it starts as a data set does; None when it is not DICOM at all.
+    A file without "DICM" is DICOM when it starts as a data set does; None when it is not DICOM at all. Of elements that
+    are there twice the first counts.
+
+    Raises
+    ------
+    Fault
+        CORRUPT where it is cut, or names two Transfer Syntaxes.
     """
     preamble = source.size >= 132 and source.read(128, 4) == b"DICM"
     offset = 132 if preamble else 0
@@ -21,9 +31,15 @@ def find_file_meta(source: Source) -> tuple[bool, dict[int, Element], int] | Non
         element = element_at(source, offset, explicit=True)
         if element.length == UNDEFINED:
             raise corrupt(f"{name(element.tag)} in the File Meta Information has no length")
-        meta.setdefault(element.tag, element)
+        first = meta.setdefault(element.tag, element)
+        if element.tag == TRANSFER_SYNTAX_UID and _uid(source, first) != _uid(source, element):
+            raise corrupt(f"two Transfer Syntax UIDs {name(element.tag)} that differ: the file contradicts itself")
         offset = element.end
     return preamble, meta, offset
+
+
+def _uid(source: Source, element: Element) -> bytes:
+    return source.read(element.value, element.length).rstrip(b"\x00 ")
 
 
 def is_big_endian(source: Source, offset: int) -> bool:

@@ -64,6 +64,11 @@ class ImagePixel:
         return -(-self._frame_bits * self.number_of_frames // 8)
 
     @property
+    def decoding_bytes(self) -> int:
+        """What the decoding of one Frame may take: codecs work on 32-bit samples, plug-ins copy twice."""
+        return 4 * self.rows * self.columns * self.samples_per_pixel + 4 * self.frame_bytes
+
+    @property
     def _frame_bits(self) -> int:
         return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
 

@@ -13,17 +13,28 @@ from typing import Final
 from dcmpool import syntaxes
 from dcmpool.bigendian import Swapped
 from dcmpool.codestream import Codestream
-from dcmpool.dataset import PIXEL_DATA, UNDEFINED, Element, corrupt, name, shows_vr, walk, walk_item
+from dcmpool.dataset import (
+    LONG_VRS,
+    PIXEL_DATA,
+    SHORT_VRS,
+    UNDEFINED,
+    Element,
+    corrupt,
+    name,
+    shows_vr,
+    walk,
+    walk_item,
+)
 from dcmpool.deflated import Inflated
 from dcmpool.encapsulated import Frames, find_frames
 from dcmpool.encoded import check_frames
 from dcmpool.errors import Fault
-from dcmpool.filemeta import find_file_meta, is_big_endian
-from dcmpool.imagepixel import ImagePixel, read_image_pixel, rearranged
+from dcmpool.filemeta import TRANSFER_SYNTAX_UID, find_file_meta, is_big_endian
+from dcmpool.imagepixel import ROWS, ImagePixel, read_image_pixel, rearranged
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.source import Source, View
 
-_TRANSFER_SYNTAX_UID: Final = 0x00020010
+_VRS: Final = LONG_VRS | SHORT_VRS
 _SOP_CLASS_UID: Final = 0x00080016
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
 ICON_GROUP_LENGTH: Final = 0x00880000
@@ -106,7 +117,7 @@ def inspect(source: Source) -> Instance:
     if found is None:
         return Instance(Outcome.OTHER)
     preamble, meta, data_set = found
-    uid = _text(source, meta.get(_TRANSFER_SYNTAX_UID))
+    uid = _text(source, meta.get(TRANSFER_SYNTAX_UID))
     if uid in syntaxes.KEPT:
         return Instance(Outcome.KEPT, uid)
     if not meta and is_big_endian(source, data_set):
@@ -116,16 +127,31 @@ def inspect(source: Source) -> Instance:
         source.look_through(view(source.read_raw, data_set, source.size), data_set)
     source.hold()
     explicit = shows_vr(source, data_set)
-    elements, damage = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
+    elements, notes = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
+    notes = (*_strange_meta(meta, uid), *notes)
     layout = Layout(preamble, meta, data_set, elements)
     pixel_data = next((elements[tag] for tag in PIXEL_ELEMENTS if tag in elements), None)
     sop_class_uid = _text(source, elements.get(_SOP_CLASS_UID))
+    if pixel_data is None and ROWS in elements:
+        notes = (*notes, "it has Rows, but no Pixel Data: cut short?")
     if uid in syntaxes.RECODED:
-        return _recoded(source, uid, sop_class_uid, layout, pixel_data)
+        return _recoded(source, uid, sop_class_uid, layout, pixel_data, notes)
     if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
-        notes = damage if pixel_data is None else (*damage, *_check_native(source, elements, pixel_data))
+        notes = notes if pixel_data is None else (*notes, *_check_native(source, elements, pixel_data))
         return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
-    return _compressed(source, uid, sop_class_uid, layout, pixel_data, damage)
+    return _compressed(source, uid, sop_class_uid, layout, pixel_data, notes)
+
+
+def _strange_meta(meta: Mapping[int, Element], uid: str) -> tuple[str, ...]:
+    """Name elements of the File Meta Information whose VR is none, unless a decoder is to be chosen by one of them."""
+    strange = [element for element in meta.values() if element.vr and element.vr not in _VRS]
+    if TRANSFER_SYNTAX_UID in (element.tag for element in strange) and uid not in syntaxes.NATIVE:
+        raise corrupt(_unknown_vr(meta[TRANSFER_SYNTAX_UID]))
+    return tuple(f"{_unknown_vr(element)}: kept as it is" for element in strange[:1])
+
+
+def _unknown_vr(element: Element) -> str:
+    return f"{name(element.tag)} has the VR {element.vr.decode('ascii', 'replace')}, which PS3.5 6.2 does not know"
 
 
 def _compressed(
@@ -140,7 +166,8 @@ def _compressed(
     icon = layout.elements.get(ICON_IMAGE_SEQUENCE)
     if icon is not None and icon.vr == b"UN":
         notes = (*notes, "the Icon Image Sequence is of VR UN: left as it is")
-    instance = replace(instance, notes=(*notes, *instance.notes))
+    if notes:
+        instance = replace(instance, notes=(*notes, *instance.notes))
     decoded = _icon(source, uid, layout.elements)
     if decoded is None:
         return instance
@@ -150,11 +177,18 @@ def _compressed(
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
 
 
-def _recoded(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element | None) -> Instance:
+def _recoded(
+    source: Source,
+    uid: str,
+    sop_class_uid: str,
+    layout: Layout,
+    pixel_data: Element | None,
+    notes: tuple[str, ...],
+) -> Instance:
     """Judge an instance whose data set takes another form as a whole; `source` shows it as it will be."""
     if not shows_vr(source, layout.data_set) and layout.data_set < source.end:
         raise corrupt("the Transfer Syntax says Explicit VR, the data set shows none")
-    notes = () if pixel_data is None else _check_native(source, layout.elements, pixel_data)
+    notes = notes if pixel_data is None else (*notes, *_check_native(source, layout.elements, pixel_data))
     native_bytes = 0 if pixel_data is None else pixel_data.length
     return Instance(
         Outcome.DECOMPRESSED,
@@ -217,9 +251,8 @@ def _icon(source: Source, uid: str, elements: Mapping[int, Element]) -> Icon | N
 
 
 def _memory_bytes(image: ImagePixel, frames: Frames, native_bytes: int) -> int:
-    """Estimate the peak of a decode that holds all Frames: codecs work on 32-bit samples, plug-ins copy twice."""
-    samples = image.rows * image.columns * image.samples_per_pixel
-    return native_bytes + 2 * frames.largest_bytes() + 4 * samples + 4 * image.frame_bytes
+    """Estimate the peak of a decode that holds all Frames."""
+    return native_bytes + 2 * frames.largest_bytes() + image.decoding_bytes
 
 
 def _elements(
@@ -230,21 +263,28 @@ def _elements(
     `tolerant`: it will be copied as it is, so damage outside of Pixel Data is told and no reason to refuse it.
     """
     kept: dict[int, Element] = {}
+    strange: list[Element] = []
+    notes: tuple[str, ...] = ()
     try:
         for element in walk(source, offset, explicit=explicit):
-            if element.tag >> 16 in (0x0028, 0x7FE0) or element.tag in _KEPT_TAGS:
+            used = element.tag >> 16 in (0x0028, 0x7FE0) or element.tag in _KEPT_TAGS
+            if element.vr and element.vr not in _VRS:
+                strange.append(element)
+                if used and not tolerant:
+                    raise corrupt(_unknown_vr(element))
+            if used:
                 if element.tag in kept:
                     raise corrupt(f"{name(element.tag)} is there twice")
                 kept[element.tag] = element
             offset = element.end
         if offset < source.end:
-            return kept, (f"{source.end - offset} zeros follow the last element",)
+            notes = (f"{source.end - offset} zeros follow the last element",)
     except Fault as fault:
         in_pixel_data = source.end - offset >= 2 and source.read(offset, 2) == b"\xe0\x7f"
         if not tolerant or fault.kind is not FailureKind.CORRUPT or in_pixel_data:
             raise
-        return kept, (f"copied although damaged: {fault.reason}",)
-    return kept, ()
+        notes = (f"copied although damaged: {fault.reason}",)
+    return kept, (*(f"{_unknown_vr(element)}: kept as it is" for element in strange[:1]), *notes)
 
 
 def _check_native(source: Source, elements: Mapping[int, Element], pixel_data: Element) -> tuple[str, ...]:

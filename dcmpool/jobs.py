@@ -7,14 +7,12 @@ it has at most `MAX_ATTEMPTS` attempts.
 from collections import deque
 from dataclasses import dataclass, field
 
-from dcmpool.engines import SAME_CODECS
+from dcmpool.engines import spared
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
 from dcmpool.protocol import Attempt, Ending, Item, Left, Recorded
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
-_CODECS_FAULT = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
-"""Failures that another engine around the same codec would repeat."""
 _MAX_INTERRUPTIONS = 2
 """How often a job may die with its run or by a signal from outside before it is run last and alone."""
 
@@ -38,13 +36,12 @@ class Job:
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The engines that must not be used again: those that failed, and what shares their codecs."""
+        """The engines that must not be used again: those that failed, and those that cannot do better."""
         tried: dict[str, None] = {}
         for attempt in self.attempts:
             if attempt.engine and RETRY[attempt.kind].then is Then.NEXT_ENGINE:
                 tried[attempt.engine] = None
-                if attempt.kind in _CODECS_FAULT and attempt.engine in SAME_CODECS:
-                    tried[SAME_CODECS[attempt.engine]] = None
+                tried |= dict.fromkeys(spared(attempt.engine, attempt.kind, self.transfer_syntax_uid))
         return tuple(tried)
 
 

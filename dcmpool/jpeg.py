@@ -18,6 +18,8 @@ _SOF: Final = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "l
 _OTHER_SOF: Final = frozenset({0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RSTn
 _DHT, _SOI, _EOI, _SOS, _DNL, _DRI, _APP0, _APP14 = 0xC4, 0xD8, 0xD9, 0xDA, 0xDC, 0xDD, 0xE0, 0xEE
+_LSE: Final = 0xF8
+_CODING_PARAMETERS: Final = 1  # the kind of LSE segment (T.87 C.2.4.1)
 # No encoder comes near this; libjpeg-turbo's own advice against scan bombs is 500.
 _MAX_SCANS: Final = 500
 _RGB_IDS: Final = (b"RGB", b"rgb")
@@ -48,6 +50,7 @@ class _JpegWalk:
         self.scans: list[Scan] = []
         self.tables: dict[int, bytes] = {}
         self.restart_interval = 0
+        self.maximum = 0
         self.colour = ""
         self.lossless: bool | None = None
         self.flaw = ""
@@ -115,11 +118,11 @@ class _JpegWalk:
         if not set(ids) <= set(self.ids):
             raise corrupt("a JPEG scan names a component that the frame header does not")
         selection = header[1 + 2 * count]
-        if self.frame.kind == "lossless" and not 1 <= selection <= 7:
-            raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
+        if self.frame.kind == "lossless":
+            self._check_lossless(selection)
         if self.frame.kind == "JPEG-LS":  # NEAR (T.87 C.2.3)
             self.lossless = self.lossless is not False and selection == 0
-            self._check_jpeg_ls(header[2 : 2 + 2 * count : 2])
+            self._check_jpeg_ls(header[2 : 2 + 2 * count : 2], (1 << self.frame.precision) - 1)
         if len(self.scans) == _MAX_SCANS:
             raise corrupt(f"the JPEG stream has more than {_MAX_SCANS} scans")
         ends = _JPEG_LS_SCAN_END if self.frame.kind == "JPEG-LS" else _JPEG_SCAN_END
@@ -144,8 +147,20 @@ class _JpegWalk:
             )
         )
 
-    def _check_jpeg_ls(self, tables: bytes) -> None:
-        """Take note of what CharLS 2.4 refuses and the 2.0 of GDCM passes over: its picture would be another one."""
+    def _check_lossless(self, selection: int) -> None:
+        """Refuse what no decoder can do, and take note of what nobody can tell to be whole (PS3.5 8.2.1 has none)."""
+        if not 1 <= selection <= 7:
+            raise corrupt(f"the JPEG stream uses predictor {selection}; 1 to 7 are defined")
+        if len(self.sampling) > 1 and any(factors != 0x11 for factors in self.sampling):
+            self.flaw = "the lossless JPEG stream says that its components are subsampled"
+
+    def _check_jpeg_ls(self, tables: bytes, maximum: int) -> None:
+        """Take note of what CharLS passes over, the 2.4 or the 2.0 of GDCM: its picture would be another one.
+
+        The coding of each sample depends on MAXVAL (T.87 A.2.1), but both work as if it were `maximum`, the default.
+        """
+        if self.maximum not in (0, maximum):
+            self.flaw = f"the JPEG-LS stream presets a MAXVAL of {self.maximum}, which no engine goes by"
         if any(tables):
             self.flaw = "the JPEG-LS stream has a mapping table, which no engine applies"
         if any(factors != 0x11 for factors in self.sampling):
@@ -156,6 +171,8 @@ class _JpegWalk:
             self._huffman_tables(segment)
         elif marker == _DRI and len(segment) == 2:
             self.restart_interval = int.from_bytes(segment, "big")
+        elif marker == _LSE and segment[:1] == bytes([_CODING_PARAMETERS]):
+            self.maximum = int.from_bytes(segment[1:3], "big")
         else:
             self._application(marker, segment)
 

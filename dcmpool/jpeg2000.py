@@ -1,6 +1,7 @@
 """The walk over a JPEG 2000 (T.800) or HTJ2K (T.814) codestream, from tile-part to tile-part."""
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from dcmpool.codestream import Codestream, TilePart
@@ -10,6 +11,9 @@ from dcmpool.model import FailureKind
 
 _SOC: Final = b"\xff\x4f"
 _J2K_SIZ, _J2K_COD, _J2K_SOT, _J2K_EOC = 0xFF51, 0xFF52, 0xFF90, 0xFFD9
+_OF_ALL_TILES: Final = frozenset({0xFF55, 0xFF57})  # TLM, PLM: lengths that decoders do without (T.800 A.7)
+_HARMLESS: Final = frozenset({0xFF58, 0xFF64})  # PLT, COM: what is in the header of a later tile-part, if anything
+_PPM: Final = 0xFF60
 _PART_2: Final = frozenset({0xFF74, 0xFF75, 0xFF77})  # MCT, MCC, MCO (T.801 A.2)
 _JP2_SIGNATURE: Final = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 
@@ -43,6 +47,69 @@ def walk_jpeg_2000(data: bytes) -> Codestream:
         lossless=lossless,
         tile_parts=tuple(parts),
     )
+
+
+def tiles_alone(data: bytes, found: Codestream) -> Iterator[bytes]:
+    """Give each tile as a codestream of its own, in one tile-part.
+
+    Coordinates are those of the whole picture (T.800 B.3), so that a tile decodes to the samples that it has there.
+
+    Raises
+    ------
+    Fault
+        UNSUPPORTED where the packets of a tile cannot be told from those of another, or put one after the other.
+    """
+    tiles: dict[int, list[TilePart]] = {}
+    for part in found.tile_parts:
+        tiles.setdefault(part.tile, []).append(part)
+    if len(found.tile_parts) == 1:
+        yield data[found.start : found.start + found.length]
+        return
+    segments = _main_segments(data, found)
+    for tile, parts in tiles.items():
+        header = b"".join(_siz_of(segment, tile) if segment[1] == 0x51 else segment for segment in segments)
+        yield b"".join([_SOC, header, _one_part(data, parts), b"\xff\xd9"])
+
+
+def _one_part(data: bytes, parts: list[TilePart]) -> bytes:
+    """Join the tile-parts of one tile (T.800 A.4.2), which is tile 0 from now on."""
+    first, *others = parts
+    body = data[first.start + 12 : first.stop] + b"".join(
+        data[_start_of_packets(data, part) : part.stop] for part in others
+    )
+    return struct.pack(">HHHLBB", _J2K_SOT, 10, 0, 12 + len(body), 0, 1) + body
+
+
+def _start_of_packets(data: bytes, part: TilePart) -> int:
+    position = part.start + 12
+    while data[position : position + 2] != b"\xff\x93":  # SOD
+        marker, length = _marker_and_length(data, position)
+        if marker not in _HARMLESS:
+            raise Fault(FailureKind.UNSUPPORTED, f"a JPEG 2000 stream with {marker:04X} in a later tile-part")
+        position += 2 + length
+    return position + 2
+
+
+def _main_segments(data: bytes, found: Codestream) -> list[bytes]:
+    """Give the marker segments of the main header that a single tile needs."""
+    position, segments = found.start + 2, []
+    while position < found.tile_parts[0].start:
+        marker, length = _marker_and_length(data, position)
+        if marker == _PPM:
+            raise Fault(FailureKind.UNSUPPORTED, "a JPEG 2000 stream of several tiles with packed packet headers (PPM)")
+        if marker not in _OF_ALL_TILES:
+            segments.append(data[position : position + 2 + length])
+        position += 2 + length
+    return segments
+
+
+def _siz_of(segment: bytes, tile: int) -> bytes:
+    """Give the SIZ segment (T.800 A.5.1) of a picture that is this tile alone."""
+    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack_from(">8L", segment, 6)
+    row, column = divmod(tile, -(-(x1 - tile_x0) // tile_x))
+    left, top = tile_x0 + column * tile_x, tile_y0 + row * tile_y
+    corners = (min(left + tile_x, x1), min(top + tile_y, y1), max(left, x0), max(top, y0))
+    return segment[:6] + struct.pack(">8L", *corners, tile_x, tile_y, left, top) + segment[38:]
 
 
 def _codestream_of_jp2(data: bytes) -> int:

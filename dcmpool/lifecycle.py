@@ -174,6 +174,7 @@ class Worker:
     def hang_up(self, now: float) -> None:
         """Have its channel closed: it is dying, which its pidfd will prove, or it lies."""
         self.hung_up = True
+        self.look_at = None
         self.deadline = now + _HANG_UP_SECONDS
 
     def rest(self) -> None:

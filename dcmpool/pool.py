@@ -250,12 +250,15 @@ class Pool:
         """A child is dead, and how it died is about to be known: nothing can be due from it any more."""
         self.crew[number].deadline = None
 
-    def died(self, number: int, code: int | None, now: float) -> None:
-        """A child is proved dead: `code` as `subprocess.Popen.returncode`, None if nobody can know it."""
+    def died(self, number: int, code: int | None, now: float, out_of_memory: str = "") -> None:
+        """A child is proved dead: `code` as `subprocess.Popen.returncode`, None if nobody can know it.
+
+        `out_of_memory` says how that is known, if it is what the child died of.
+        """
         worker = self.crew.bury(number)
         self.ledger.discard(scratch_name(self._run, number), *([basename(worker.temp)] if worker.temp else []))
         if worker.job is not None:
-            self._endings.died(worker, code, now)
+            self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):
             how = worker.reason or how_it_died(code)
             self.stop(LaunchError(f"workers cannot start; of the last one is known: {how}"))

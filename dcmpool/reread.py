@@ -5,6 +5,7 @@ one window, whatever a length field claims.
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -21,6 +22,8 @@ _CHUNK_BYTES: Final = 1 << 20
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
+_HEAD: Final = struct.Struct("<HH2sH")
+_TWO_BYTE_LENGTH: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _FOUR_BYTE_LENGTH: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 
@@ -65,15 +68,30 @@ class Reread:
         """
         last = -1
         while offset < end:
-            if self.read(offset, 1) == b"\x00" and not any(self.read(offset, min(8, end - offset))):
-                yield Part(PADDING, offset, offset, end - offset, end)
-                return
-            part = self.element(offset, end)
+            part = self._plain(offset)
+            if part is None:
+                if not any(self.read(offset, min(8, end - offset))):
+                    yield Part(PADDING, offset, offset, end - offset, end)
+                    return
+                part = self.element(offset, end)
             if part.tag <= last:
                 raise Fault(FailureKind.VERIFY, f"element {part.tag:08X} at byte {offset} is out of order")
             last, offset = part.tag, part.end
             yield part
         demand(offset == end, "the last element does not end where the file does")
+
+    def _plain(self, offset: int) -> Part | None:
+        """Give the element at `offset` if it is one as nearly all are: of a VR with a 16-bit length, in the window."""
+        at = offset - self._base
+        if at < 0 or at + 8 > len(self._window):
+            self.read(offset, 8)
+            at = offset - self._base
+            if at + 8 > len(self._window):
+                return None
+        group, number, vr, length = _HEAD.unpack_from(self._window, at)
+        if vr not in _TWO_BYTE_LENGTH:
+            return None
+        return Part(group << 16 | number, offset, offset + 8, length, offset + 8 + length)
 
     def element(self, offset: int, limit: int) -> Part:
         """Give the element at `offset`; a sequence of undefined length must end before `limit`."""

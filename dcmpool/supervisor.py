@@ -29,6 +29,7 @@ from dcmpool.endings import how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
 from dcmpool.evidence import MAX_KEPT, Death, with_share
 from dcmpool.lifecycle import Phase
+from dcmpool.memory import OUT_OF_MEMORY, Killer
 from dcmpool.model import FailureKind
 from dcmpool.pool import Pool
 from dcmpool.progress import Activity, Progress, Snapshot
@@ -40,6 +41,7 @@ from dcmpool.protocol import (
     TO_FORKSERVER,
     Committed,
     Exited,
+    Failed,
     Keep,
     Launch,
     Launched,
@@ -109,6 +111,7 @@ class Supervisor:
         self._target = task.target
         self._temp = self._base = b""
         self._kept = 0
+        self._killer = Killer()
         self._unconfined = self._config.sandbox.mode == "off"
         self._opened = False
         self._clerk_deaths = self._forkserver_deaths = 0
@@ -270,6 +273,8 @@ class Supervisor:
             self._pool.garbled(number, str(error), now)
             return
         for message in messages:
+            if isinstance(message, Failed) and message.kind is FailureKind.MEMORY:
+                self._ran_out_of_memory(number, message, now)
             self._pool.message(number, message, now)
         if closed:
             self._selector.unregister(child.channel)
@@ -305,29 +310,43 @@ class Supervisor:
                 self._died(number, None, now)
 
     def _died(self, number: int, code: int | None, now: float) -> None:
-        self._keep_evidence(number, code, now)
-        self._pool.died(number, code, now)
-
-    def _keep_evidence(self, number: int, code: int | None, now: float) -> None:
-        """Have the clerk keep what is known of a child that died over a file."""
         child, worker = self._children[number], self._pool.crew[number]
-        if worker.job is None or worker.is_retired or self._kept >= MAX_KEPT:
+        ours = worker.cause is not None or worker.killed
+        out_of_memory = "" if ours else self._killer.had(code, _os.read_bytes(child.output), now)
+        if not worker.is_retired:
+            kind = worker.cause or (FailureKind.MEMORY if out_of_memory else FailureKind.CRASHED)
+            reason = worker.reason or f"the worker {how_it_died(code)}; {out_of_memory}".removesuffix("; ")
+            cause = OUT_OF_MEMORY if out_of_memory else ""
+            if worker.cause is FailureKind.TIMEOUT and child.seen:
+                cause = diagnose.cause(child.seen[1], child.stage)
+            self._keep_evidence(number, kind, reason, cause, now)
+        self._pool.died(number, code, now, out_of_memory)
+
+    def _ran_out_of_memory(self, number: int, message: Failed, now: float) -> None:
+        """Keep evidence of a child that says that it was refused memory: it lives on, but not for long."""
+        child = self._children[number]
+        child.seen = now, diagnose.examine(child.pid)
+        self._keep_evidence(number, message.kind, message.reason, OUT_OF_MEMORY, now)
+
+    def _keep_evidence(self, number: int, kind: FailureKind, reason: str, cause: str, now: float) -> None:
+        """Have the clerk keep what is known of a child that ended over a file."""
+        child, worker = self._children[number], self._pool.crew[number]
+        if worker.job is None or self._kept >= MAX_KEPT:
             return
         self._kept += 1
-        seen = child.seen[1] if child.seen else None
         source = os.path.join(self._base, worker.job.path)
         death = Death(
             path=worker.job.path,
             source=source,
-            kind=worker.cause or FailureKind.CRASHED,
-            reason=worker.reason or f"the worker {how_it_died(code)}",
-            cause=diagnose.cause(seen, child.stage) if worker.cause is FailureKind.TIMEOUT and seen else "",
+            kind=kind,
+            reason=reason,
+            cause=cause,
             engine=worker.engine,
             stage=child.stage,
             seconds=now - worker.begun,
             limit_seconds=worker.limit_seconds,
             memory_mib=self._config.limits.memory_mib,
-            evidence=seen,
+            evidence=child.seen[1] if child.seen else None,
         )
         kept = evidence.files(death, _os.read_bytes(child.output), _os.read_bytes(child.trace))
         name = f"{self._run}-{worker.job.id}-{worker.job.dispatched}"

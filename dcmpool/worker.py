@@ -9,6 +9,7 @@ or a codec does here ends as one message, or as this process's death.
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import time
@@ -115,11 +116,6 @@ class Errand(ABC):
         uid = instance.transfer_syntax_uid[:_UID_CHARACTERS]
         self._channel.send(Inspected(self._job, uid, instance.native_bytes, self._engine))
 
-    def _decode(self, source: Source, instance: Instance) -> Iterator[bytes | memoryview]:
-        scratch = Path(os.environ["TMPDIR"])
-        scratch.mkdir(mode=0o700, exist_ok=True)
-        return self._staged(engines.decode(self._engine, instance, source, scratch))
-
     def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
         iterator = iter(frames)
@@ -219,7 +215,7 @@ class Attempt(Errand):
         frames: Iterable[bytes | memoryview] = ()
         if decompress:
             self._enter(Stage.DECODE)
-            frames = self._decode(source, instance)
+            frames = self._staged(engines.decode(self._engine, instance, source, _scratch()))
             if instance.flaw:
                 deque(frames, maxlen=0)
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
@@ -320,7 +316,10 @@ class Opinion(Errand):
         self._say_inspected(instance)
         self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
         self._enter(Stage.VERIFY)
-        verify.check_second(fd, instance, self._decode(source, instance))
+        # What this run has just made is proved already; what an earlier one made may be of an earlier dcmpool.
+        decode = engines.decode if self._order.recorded else engines.decode_again
+        frames = decode(self._engine, instance, source, _scratch())
+        verify.check_second(fd, instance, self._staged(frames))
         source.check_unchanged()
         return Checked(self._job, self._engine)
 
@@ -329,11 +328,20 @@ class Opinion(Errand):
         return Checked(self._job, "", f"held against the journal alone: {note}"[:2000])
 
 
+@functools.cache
+def _scratch() -> Path:
+    """Return this child's private directory, made when it is first needed."""
+    scratch = Path(os.environ["TMPDIR"])
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
+
+
 def _take_over_metadata(fd: int, source: Source) -> None:
     """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
-    status = os.fstat(source.fd)
-    with _unless_storage_fails():
-        os.fchown(fd, status.st_uid, status.st_gid)
+    status, own = os.fstat(source.fd), os.fstat(fd)
+    if (status.st_uid, status.st_gid) != (own.st_uid, own.st_gid):
+        with _unless_storage_fails():
+            os.fchown(fd, status.st_uid, status.st_gid)
     with _unless_storage_fails():
         os.fchmod(fd, status.st_mode & 0o777)
     with _unless_storage_fails():

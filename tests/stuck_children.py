@@ -1,5 +1,6 @@
 """Children that get stuck for real while they decode, each in another way, when their file is named for it."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -38,7 +39,15 @@ def program(*_: Any) -> list[bytes]:
     return []
 
 
-STUCK = {function.__name__: function for function in (spin, full_pipe, lock, program)}
+def refused_memory(*_: Any) -> list[bytes]:
+    """Call operator new of C++ as a library does that catches nothing: it throws, and that ends the process."""
+    new = ctypes.CDLL("libstdc++.so.6")._Znwm
+    new.argtypes = [ctypes.c_size_t]
+    new(1 << 40)
+    return []
+
+
+STUCK = {function.__name__: function for function in (spin, full_pipe, lock, program, refused_memory)}
 
 
 def serve_child(channel_fd: int, board: int) -> None:

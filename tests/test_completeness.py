@@ -4,6 +4,8 @@ A scan that lost a few bytes may, by chance, be the whole scan of another pictur
 strict reader in `tests.huffman` says where that is so.
 """
 
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dcmpool.codestream import TilePart
 from dcmpool.errors import Fault
+from dcmpool.instance import inspect
 from dcmpool.jpeg import walk_jpeg
+from dcmpool.jpeg2000 import walk_jpeg_2000
 from dcmpool.model import FailureKind
+from dcmpool.source import open_source
 from tests import huffman, reference
 from tests.reference import Array, Made, decompress, pixels, real_colour, real_slice, write
+from tests.tiles import tiled
 
 JPEG_XL = "1.2.840.10008.1.2.4.110"
 EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -143,22 +150,54 @@ def test_any_lossless_jpeg_is_decoded(
     assert np.array_equal(found[0], frame)
 
 
-def repaired(stream: bytes) -> bytes:
-    """Set the length of the only tile-part right again."""
-    start = stream.index(b"\xff\x90\x00\x0a")
-    return stream[: start + 6] + (len(stream) - 2 - start).to_bytes(4, "big") + stream[start + 10 :]
+def cut_out(stream: bytes, part: TilePart, start: int, lost: int) -> bytes:
+    """Take bytes out of a tile-part, and set its length right again."""
+    length = struct.pack(">L", part.stop - part.start - lost)
+    return stream[: part.start + 6] + length + stream[part.start + 10 : start] + stream[start + lost :]
 
 
-@pytest.mark.parametrize("uid", [reference.JPEG_2000, reference.HTJ2K])
+JPEG_2000_STREAMS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "JPEG 2000": (reference.JPEG_2000, lambda: reference.ENCODERS[reference.JPEG_2000](real_slice())),
+    "HTJ2K": (reference.HTJ2K, lambda: reference.ENCODERS[reference.HTJ2K](real_slice())),
+    "4 tiles": (reference.JPEG_2000, lambda: tiled(real_slice())),
+    "4 tiles of 3 parts": (reference.JPEG_2000, lambda: tiled(real_slice(), parts=3)),
+}
+
+
+@pytest.mark.parametrize("kind", JPEG_2000_STREAMS)
 @once
 @given(data=st.data())
-def test_a_tile_that_lost_bytes_is_refused(uid: str, tmp_path: Path, data: st.DataObject) -> None:
-    stream = reference.ENCODERS[uid](real_slice())
+def test_a_tile_that_lost_bytes_is_refused(kind: str, tmp_path: Path, data: st.DataObject) -> None:
+    uid, make = JPEG_2000_STREAMS[kind]
+    stream = make()
+    part = data.draw(st.sampled_from(walk_jpeg_2000(stream).tile_parts))
     lost = data.draw(st.sampled_from((1, 2, 16, 300)))
-    start = data.draw(st.integers(stream.index(b"\xff\x93") + 2, len(stream) - 2 - lost))
-    cut = repaired(stream[:start] + stream[start + lost :])
-    found = outcome(Made(uid, real_slice()[None], [cut]), tmp_path)
+    start = data.draw(st.integers(stream.index(b"\xff\x93", part.start) + 2, part.stop - lost))
+    found = outcome(Made(uid, real_slice()[None], [cut_out(stream, part, start, lost)]), tmp_path)
     assert found is None or np.array_equal(found[0], real_slice())
+
+
+@pytest.mark.parametrize("kind", JPEG_2000_STREAMS)
+def test_whole_tiles_are_decoded(kind: str, tmp_path: Path) -> None:
+    uid, make = JPEG_2000_STREAMS[kind]
+    found = outcome(Made(uid, real_slice()[None], [make()]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], real_slice())
+
+
+@pytest.mark.parametrize("layers", [1, 20, 300])
+@pytest.mark.parametrize("empty", [b"\x00", b"\x80"])
+def test_a_blank_picture_is_whole(layers: int, empty: bytes, tmp_path: Path) -> None:
+    """Its packets, one for each layer of each resolution, hold nothing (T.800 B.10.3), so that none is missed."""
+    frame = np.full((64, 64), 1 << 15, "u2")
+    stream = reference.ENCODERS[reference.JPEG_2000](frame)
+    style = stream.index(b"\xff\x52")
+    header = stream[: style + 6] + struct.pack(">H", layers) + stream[style + 8 : stream.index(b"\xff\x90")]
+    body = b"\xff\x93" + (stream[style + 9] + 1) * layers * empty
+    part = struct.pack(">HHHLBB", 0xFF90, 10, 0, 12 + len(body), 0, 1)
+    found = outcome(Made(reference.JPEG_2000, frame[None], [header + part + body + b"\xff\xd9"]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], frame)
 
 
 @pytest.mark.parametrize("uid", [reference.JPEG_LS, JPEG_XL])
@@ -190,3 +229,62 @@ def test_a_jpeg_xl_stream_cut_short_is_refused(part: int, tmp_path: Path) -> Non
     assert outcome(Made(JPEG_XL, real_slice()[None], [stream[:part]]), tmp_path) is None
     found = outcome(Made(JPEG_XL, real_slice()[None], [stream[:-part]]), tmp_path)
     assert found is None or (part == 1 and np.array_equal(found[0], real_slice()))  # a pad of 00 may put it right
+
+
+@pytest.mark.parametrize("engine", ["gdcm", "gdcmconv"])
+@pytest.mark.parametrize("bits", [9, 12, 15])
+@settings(once, max_examples=15)
+@given(data=st.data())
+def test_samples_outside_their_range_are_not_hidden(
+    engine: str, bits: int, tmp_path: Path, data: st.DataObject
+) -> None:
+    """A bit turned over in a difference leads out of the range; GDCM cuts such samples down to it, without a word."""
+    frame = (twelve_bit()[:32, :32] >> 1) & ((1 << bits) - 1)
+    stream = reference.jpeg_lossless(frame, 1, bits)
+    scan = walk_jpeg(stream).scans[0]
+    at = data.draw(st.integers(scan.start, scan.stop - 3))
+    changed = stream[:at] + bytes([stream[at] ^ 1 << data.draw(st.integers(0, 7))]) + stream[at + 1 :]
+    made = Made(reference.LOSSLESS, frame[None], [changed], bits_stored=bits)
+    found, strict = outcome(made, tmp_path, engine), outcome(made, tmp_path, "turbo")
+    assert found is None or (strict is not None and np.array_equal(found, strict))
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm"])
+@pytest.mark.parametrize("precision", [2, 8, 9, 12, 15])
+def test_a_precision_that_was_damaged_makes_no_other_picture(engine: str, precision: int, tmp_path: Path) -> None:
+    stream = reference.jpeg_lossless(real_slice(), 1)
+    at = stream.index(b"\xff\xc3") + 4
+    made = Made(reference.LOSSLESS, real_slice()[None], [stream[:at] + bytes([precision]) + stream[at + 1 :]])
+    assert outcome(made, tmp_path, engine) is None
+
+
+def sampled(stream: bytes, *factors: int) -> bytes:
+    """Give a lossless stream with these sampling factors in its frame header."""
+    at = stream.index(b"\xff\xc3") + 11
+    changed = bytearray(stream)
+    changed[at : at + 3 * len(factors) : 3] = bytes(factors)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("factors", [0x21, 0x12, 0x22, 0x44])
+def test_sampling_factors_of_one_component_say_nothing(factors: int, tmp_path: Path) -> None:
+    """T.81 A.2.2; but a stream that has them must be whole as any other."""
+    stream = sampled(reference.jpeg_lossless(real_slice(), 1), factors)
+    found = outcome(Made(reference.LOSSLESS, real_slice()[None], [stream]), tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], real_slice())
+    cut = stream[: len(stream) // 2] + stream[len(stream) // 2 + 64 :]
+    assert outcome(Made(reference.LOSSLESS, real_slice()[None], [cut]), tmp_path) is None
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm", "gdcmconv"])
+@pytest.mark.parametrize("factors", [(0x21, 0x11, 0x11), (0x22, 0x11, 0x11), (0x12, 0x11, 0x11), (0x21, 0x21, 0x21)])
+def test_lossless_colour_that_says_it_is_subsampled_is_refused(
+    engine: str, factors: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """PS3.5 8.2.1 knows none; libjpeg-turbo makes a picture of it whatever the scan holds."""
+    frame = np.stack([eight_bit(), eight_bit()[::-1], eight_bit()[:, ::-1]], -1)
+    stream = sampled(reference.jpeg_lossless(frame, 1), *factors)
+    made = Made(reference.LOSSLESS, frame[None], [stream], photometric_interpretation="YBR_FULL")
+    with open_source(os.fsencode(write(tmp_path, made))) as source:
+        assert "subsampled" in inspect(source).flaw

@@ -106,3 +106,41 @@ def test_gdcmconv_gets_a_few_frames_at_a_time(tmp_path: Path) -> None:
     frames = np.stack([np.roll(frame, turn, 0) for turn in range(5)])
     path = write(tmp_path, encoded(reference.JPEG_LS, frames))
     assert np.array_equal(pixels(decompress(path, tmp_path, "gdcmconv")), frames)
+
+
+SHORT_OF_MEMORY = [
+    (reference.LOSSLESS_SV1, "turbo"),
+    (reference.LOSSLESS_SV1, "gdcm"),
+    (reference.LOSSLESS_SV1, "gdcmconv"),
+    (reference.JPEG_LS, "pyjpegls"),
+    (reference.JPEG_2000, "turbo"),
+    (reference.JPEG_2000, "pylibjpeg"),
+    (reference.JPEG_2000, "gdcmconv"),
+    (reference.RLE, "rle"),
+]
+
+
+@pytest.mark.parametrize(("uid", "engine"), SHORT_OF_MEMORY)
+def test_an_engine_that_is_refused_memory_does_not_call_the_file_damaged(uid: str, engine: str, tmp_path: Path) -> None:
+    """Some libraries raise MemoryError, some say that the stream is corrupt, some end the process."""
+    frame = np.tile(real_slice(), (12, 12))
+    path = write(tmp_path, encoded(uid, frame[None]))
+    small = write(tmp_path, encoded(uid, real_slice()[None]), "small.dcm")  # has everything loaded
+    program = (
+        "import sys, resource; from pathlib import Path; from tests.reference import decompress;"
+        "from dcmpool.errors import Fault;"
+        "decompress(Path(sys.argv[5]), Path(sys.argv[2]), sys.argv[3]);"
+        "size = int(Path('/proc/self/statm').read_text().split()[0]) * 4096;"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[4]),) * 2)\n"
+        "try: decompress(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]); print('done')\n"
+        "except Fault as fault: print(fault.kind, fault.reason)\n"
+        "except MemoryError: print('MEMORY')\n"
+    )
+    words = [sys.executable, "-c", program, str(path), str(tmp_path), engine]
+    seen = set()
+    for extra in (1, 4, 8, 12, 16, 20, 24, 32, 40, 64):
+        run = subprocess.run([*words, str(extra << 20), str(small)], capture_output=True, text=True, check=False)
+        assert run.returncode <= 0, run.stderr
+        seen.add("killed" if run.returncode else run.stdout.split()[0])
+        assert seen <= {"done", "MEMORY", "killed"}, (extra, run.stdout)
+    assert len(seen) > 1

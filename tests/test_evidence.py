@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dcmpool import diagnose
+from dcmpool.model import FailureKind
 from tests.test_children import Run
 
 CAUSES = {
@@ -47,6 +48,36 @@ def test_the_cause_of_a_kill(series: Run, how: str, cause: str) -> None:
     assert diagnosis["versions"]["python-gdcm"]
     assert "stuck_children" in (folder / "stack.txt").read_text()
     assert not (folder / "source").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "how", "words"),
+    [
+        ("tests.children", "eat_memory", "more memory is needed than a worker may use (limits.memory_mib)"),
+        ("tests.stuck_children", "refused_memory", 'it said "std::bad_alloc"'),
+    ],
+)
+def test_out_of_memory_is_a_cause(series: Run, module: str, how: str, words: str) -> None:
+    """By the limit of a worker: told by Python, or by a library that ends the process."""
+    series.add(how)
+    report = series.run(module, limits={"attempt_seconds": 20.0, "memory_mib": 1024})
+    (ending,) = report.failed
+    assert ending.kind is FailureKind.MEMORY
+    assert all(words in attempt.reason for attempt in ending.attempts)
+    diagnosis, _ = kept(series)[0]
+    assert (diagnosis["kind"], diagnosis["cause"]) == ("MEMORY", "out of memory")
+    assert words in diagnosis["reason"]
+    if how == "eat_memory":
+        assert diagnosis["process"]["peak_bytes"] > 500 << 20
+
+
+def test_a_kill_by_nobody_we_know_is_not_called_out_of_memory(series: Run) -> None:
+    series.add("kill_itself")
+    report = series.run()
+    (ending,) = report.failed
+    assert ending.attempts[0].reason == "the worker was killed by SIGKILL, not by dcmpool"
+    diagnosis, _ = kept(series)[0]
+    assert (diagnosis["kind"], diagnosis["cause"]) == ("CRASHED", "")
 
 
 def test_the_source_is_copied_only_where_that_is_wanted(series: Run) -> None:

@@ -260,3 +260,79 @@ def test_a_missing_tile_is_refused(tmp_path: Path) -> None:
     assert np.array_equal(pixels(decompress(write(tmp_path, made), tmp_path))[0], real_slice())
     made.fragments = [stream[:first] + stream[first + length :]]
     assert refusal(write(tmp_path, made)).reason == "Frame 1 of 1: 1 of 4 tiles are missing from the JPEG 2000 stream"
+
+
+def with_another_syntax(path: Path, uid: str, *, first: bool) -> None:
+    """Put a second Transfer Syntax UID into the File Meta Information, before or after the one that is there."""
+    data = path.read_bytes()
+    start = data.index(b"\x02\x00\x10\x00UI")
+    end = data.index(b"\x02\x00\x12\x00UI")
+    other = reference.element(0x00020010, b"UI", uid.encode())
+    meta = [other, data[start:end]] if first else [data[start:end], other]
+    length = int.from_bytes(data[140:144], "little") + len(other)
+    path.write_bytes(data[:140] + struct.pack("<L", length) + data[144:start] + b"".join(meta) + data[end:])
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("uid", [reference.EXPLICIT, reference.RLE, reference.JPEG_LS, "1.2.840.10008.1.2.4.102"])
+@pytest.mark.parametrize("other", [reference.EXPLICIT, reference.JPEG_2000, "1.2.840.10008.1.2.4.103", "1.2.3"])
+def test_two_transfer_syntaxes_contradict_each_other(uid: str, other: str, first: bool, tmp_path: Path) -> None:
+    """Readers differ in which one counts: the first, or the last."""
+    path = write(tmp_path, Made(uid, real_slice()[None], [b"\x00\x00"]))
+    if uid == other:
+        return
+    with_another_syntax(path, other, first=first)
+    assert "two Transfer Syntax UIDs (0002,0010)" in refusal(path).reason
+
+
+@pytest.mark.parametrize("uid", ALL)
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_transfer_syntax_may_be_there_twice(uid: str, padded: bool, tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(uid, real_slice()[None]))
+    with_another_syntax(path, uid + "\0\0" * padded, first=False)
+    assert np.array_equal(pixels(decompress(path, tmp_path))[0], real_slice())
+
+
+@pytest.mark.parametrize("tag", [0x0010, 0x0011, 0x0100, 0x0103])
+def test_an_image_attribute_of_no_known_vr_is_refused(tag: int, tmp_path: Path) -> None:
+    """Who does not know the VR cannot read the value; here a bit of it was turned over."""
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None]))
+    head = struct.pack("<HH", 0x0028, tag)
+    path.write_bytes(path.read_bytes().replace(head + b"US", head + b"UW"))
+    assert refusal(path).reason == f"(0028,{tag:04X}) has the VR UW, which PS3.5 6.2 does not know"
+
+
+def test_a_transfer_syntax_of_no_known_vr_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None]))
+    path.write_bytes(path.read_bytes().replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x10\x00UK"))
+    assert refusal(path).reason == "(0002,0010) has the VR UK, which PS3.5 6.2 does not know"
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "made"])
+def test_an_element_of_no_known_vr_is_kept_and_named(name: str, tmp_path: Path) -> None:
+    """It is none that decoding needs: its bytes stay, and the user is told."""
+    strange = struct.pack("<HH2sH", 0x0009, 0x1000, b"ZZ", 4) + b"abcd"
+    path = write(tmp_path, encoded(reference.RLE, real_slice()[None], before=strange))
+    if name != "made":
+        data = shipped(name).read_bytes()
+        at = data.index(b"\x10\x00\x10\x00PN")
+        path.write_bytes(data[:at] + strange + data[at:])
+    assert "(0009,1000) has the VR ZZ, which PS3.5 6.2 does not know: kept as it is" in inspected(path).notes
+    assert strange in decompress(path, tmp_path).read_bytes()
+
+
+@pytest.mark.parametrize("uid", [*ALL, reference.EXPLICIT])
+def test_a_header_that_ends_before_pixel_data_is_named(uid: str, tmp_path: Path) -> None:
+    """A file cut between two elements is a whole data set: it is copied, and the user is told what is missing."""
+    made = Made(uid, real_slice()[None], [b"\x00\x00"])
+    path = write(tmp_path, made)
+    whole = path.read_bytes()
+    note = "it has Rows, but no Pixel Data: cut short?"
+    for tag, rows in ((0x0002, False), (0x0010, False), (0x0011, True), (0x0103, True)):
+        path.write_bytes(whole[: whole.index(struct.pack("<HH", 0x0028, tag))])
+        found = inspected(path)
+        assert found.outcome is Outcome.COPIED
+        assert found.notes == ((note,) if rows else ())
+    path.write_bytes(whole[: whole.index(b"\xe0\x7f\x10\x00")])
+    assert inspected(path).notes == (note,)
+    assert inspected(shipped("rtplan.dcm")).notes == ()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dcmpool.engines import ORDER
 from dcmpool.jobs import MAX_ATTEMPTS, Job, Jobs
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
 from dcmpool.protocol import Attempt, Ending, Item, Left
@@ -52,6 +53,18 @@ def test_the_next_engine_is_tried_without_the_one_that_failed(kind: FailureKind)
         assert jobs.next(fresh_child=False, others_busy=False) is None
     assert take(jobs) is job
     assert job.dispatched == 2
+
+
+@pytest.mark.parametrize("engine", ["turbo", "gdcm"])
+@pytest.mark.parametrize("kind", kinds_of(Then.NEXT_ENGINE))
+@pytest.mark.parametrize("number", [50, 70, 80, 81, 90, 91, 201])
+def test_nobody_is_asked_whom_nobody_would_believe(number: int, kind: FailureKind, engine: str) -> None:
+    """After the strict decoder of JPEG-LS and JPEG 2000 called a file damaged; any other end says nothing of it."""
+    jobs, job = begun()
+    job.transfer_syntax_uid = f"1.2.840.10008.1.2.4.{number}"
+    assert jobs.failed(job, attempt(kind, engine)) is None
+    final = engine == "turbo" and kind is FailureKind.CORRUPT and number >= 80
+    assert (set(job.tried) == set(ORDER[job.transfer_syntax_uid])) == final
 
 
 @pytest.mark.parametrize("kind", kinds_of(Then.AGAIN))

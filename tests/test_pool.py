@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from dcmpool.actions import Look
 from dcmpool.config import MIB
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.lifecycle import Phase
@@ -1181,6 +1182,19 @@ def test_a_child_that_closes_its_channel_and_lives_on_is_killed() -> None:
     world.hang_up(child)
     world.advance(4.0)
     assert child.term_at is not None
+    world.behave()
+
+
+def test_a_look_that_takes_long_does_not_blame_time_for_a_closed_channel() -> None:
+    """The look may have been asked for before the child's last moment came, and be answered after it."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    child.ignores_term = True
+    world.hang_up(child)
+    look = Look(None, "", Stage.DECODE, is_stopped=False, reason="slow")
+    world.pool.examined(child.id, look, world.now + 2.0)
+    world.advance(2.0)
+    assert world.pool.crew[child.id].cause is FailureKind.PROTOCOL
     world.behave()
 
 

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import struct
 import tracemalloc
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -59,6 +60,9 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     FailureKind | None: st.none() | st.sampled_from(FailureKind),
     Stage: st.sampled_from(Stage),
     dict[str, str]: st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    dict[str, tuple[str, ...]]: st.dictionaries(
+        st.text(max_size=5), st.lists(st.text(max_size=5), max_size=3).map(tuple), max_size=3
+    ),
 }
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "digest": st.text("0123456789abcdef", max_size=32),
@@ -79,6 +83,8 @@ def value(name: str, hint: Any) -> st.SearchStrategy[Any]:
         return BY_NAME[name]
     if hint in BY_TYPE:
         return BY_TYPE[hint]
+    if get_origin(hint) is UnionType:
+        return st.one_of(st.none(), *(value("", kind) for kind in get_args(hint) if kind is not NoneType))
     if get_origin(hint) is tuple:
         return st.lists(value("", get_args(hint)[0]), max_size=3).map(tuple)
     return values(hint)
@@ -170,8 +176,10 @@ def _smallest(message_type: type[Message]) -> Message:
     def field(hint: Any) -> Any:
         if hint in plain:
             return plain[hint]
-        if get_origin(hint) is tuple:
-            return ()
+        if get_origin(hint) is UnionType:
+            return None
+        if get_origin(hint) in (tuple, dict):
+            return get_origin(hint)()
         return hint(**{name: field(inner) for name, inner in get_type_hints(hint).items()})
 
     message: Message = field(message_type)

@@ -561,6 +561,19 @@ def test_odd_names_come_through(command: Command) -> None:
     assert len(set(tree(command.path / "native").values())) == 1
 
 
+def test_as_many_folders_inside_each_other_as_a_path_can_name(command: Command, record: Record) -> None:
+    """Over a thousand: more than Python's functions may call themselves."""
+    room = 4095 - len(os.fsencode(command.path / "native")) - len("/a.dcm")
+    name = "/".join(["d"] * (room // 2)) + "/a.dcm"
+    # Python cannot make nor remove them.
+    subprocess.run(["mkdir", "-p", command.path / "series" / os.path.dirname(name)], check=True)
+    save(one_slice(), command.path / "series" / name)
+    ended = command.run("run", "series", "-o", "native", "--json")
+    made = (command.path / "native" / name).exists()
+    subprocess.run(["rm", "-rf", command.path / "series" / "d", command.path / "native" / "d"], check=True)
+    assert (ended.code, made) == (0, True), (ended.err[-200:], ended.out[-200:])
+
+
 @pytest.mark.parametrize(("as_json", "locale"), [(True, "ascii"), (False, "ascii"), (False, "C.UTF-8")])
 def test_odd_names_that_fail_are_listed(command: Command, as_json: bool, locale: str) -> None:
     source = command.path / "series"

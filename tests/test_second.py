@@ -52,7 +52,7 @@ def judge(path: Path, folder: Path, change: dict[int, int]) -> None:
         first, *_ = engines.candidates(instance)
         other, *_ = engines.second(instance, first)
         assert other != first
-        verify.check_second(file.fileno(), instance, engines.decode(other, instance, source, folder))
+        verify.check_second(file.fileno(), instance, engines.decode_again(other, instance, source, folder))
 
 
 MADE = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dcmpool import syntaxes
+from dcmpool import memory, syntaxes
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
 
@@ -62,8 +62,15 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
 _order: Mapping[str, Sequence[str]] = ORDER
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
-SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
+_SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
+_MAY_LACK_MEMORY: Final = (FailureKind.CORRUPT, FailureKind.CRASHED)
+_CODECS_FAULT: Final = (FailureKind.CORRUPT, FailureKind.TIMEOUT)
+
+VOUCHER: Final = "turbo"
+VOUCHED: Final = syntaxes.JPEG_LS | syntaxes.JPEG_2000
+"""Transfer Syntaxes of which only a strict decoder can tell whether a stream is as it should be: CharLS 2.4 and
+OpenJPEG 2.5 refuse what older releases pass over. What `VOUCHER` refuses is no result, whatever another engine says."""
 
 _ONE_LIBRARY: Final[tuple[frozenset[str], ...]] = (
     frozenset({"gdcm", "gdcmconv"}),  # GDCM: its own IJG libjpeg, CharLS 2.0, OpenJPEG 2.3
@@ -92,6 +99,15 @@ def candidates(instance: "Instance", preferred: str | None = None) -> tuple[str,
     if preferred in order:
         return (preferred, *(engine for engine in order if engine != preferred))
     return order
+
+
+def spared(engine: str, kind: FailureKind, transfer_syntax_uid: str) -> tuple[str, ...]:
+    """Give the engines that need not be asked once `engine` has failed so: they would fail too, or not be believed."""
+    if kind is FailureKind.CORRUPT and engine == VOUCHER and transfer_syntax_uid in VOUCHED:
+        return ORDER[transfer_syntax_uid]
+    if kind in _CODECS_FAULT and engine in _SAME_CODECS:
+        return (_SAME_CODECS[engine],)
+    return ()
 
 
 def kin(engine: str) -> frozenset[str]:
@@ -123,6 +139,17 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
     Fault
         CORRUPT when the engine refuses the content or its result cannot be right, UNSUPPORTED when it cannot do it.
     """
+    yield from _decode(name, instance, source, scratch, prove=True)
+
+
+def decode_again(name: str, instance: "Instance", source: "Source", scratch: Path) -> Iterator[bytes | memoryview]:
+    """Give the native Frames of codestreams that `decode` by another engine has proved whole: once is enough."""
+    yield from _decode(name, instance, source, scratch, prove=False)
+
+
+def _decode(
+    name: str, instance: "Instance", source: "Source", scratch: Path, *, prove: bool
+) -> Iterator[bytes | memoryview]:
     if name not in ENGINE_NAMES:
         raise Fault(FailureKind.UNSUPPORTED, f"there is no engine {name}")
     frame = importlib.import_module("dcmpool.engines.frame")
@@ -131,11 +158,20 @@ def decode(name: str, instance: "Instance", source: "Source", scratch: Path) -> 
 
     def natives(picture: "Instance") -> Iterator[memoryview]:
         frames = engine.decode(picture, source, scratch)
-        if picture.transfer_syntax_uid in syntaxes.PROVED:
-            frames = proof.proved(picture, source, frames)
+        uid = picture.transfer_syntax_uid
+        if prove and (uid in syntaxes.PROVED or (uid in VOUCHED and name != VOUCHER)):
+            frames = proof.proved(picture, source, frames, vouched=name == VOUCHER or uid not in VOUCHED)
         return frame.finished(picture, frames)  # type: ignore[no-any-return]  # by name
 
-    if instance.icon is not None:
-        yield b"".join(natives(instance.icon.instance))
-    if instance.frames is not None:
-        yield from natives(instance)
+    try:
+        if instance.icon is not None:
+            yield b"".join(natives(instance.icon.instance))
+        if instance.frames is not None:
+            yield from natives(instance)
+    except Fault as fault:
+        image = instance.image
+        if fault.kind not in _MAY_LACK_MEMORY or image is None or memory.has_room(2 * image.decoding_bytes):
+            raise
+        # A decoder that is refused memory calls the stream damaged, or is ended by its own library; some take twice
+        # what others do.
+        raise Fault(FailureKind.MEMORY, f"{fault.reason}; it had little memory (limits.memory_mib)") from fault

@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpool import syntaxes
+from dcmpool import memory, syntaxes
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
 from dcmpool.engines.frame import Decoded, codestream_of
@@ -54,21 +54,37 @@ def picture(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDAr
     Fault
         CORRUPT when the library refuses it, or gives another shape.
     """
-    try:
-        samples = _decoded(data, uid, image, found)
-    except MemoryError:
-        raise
-    except Exception as error:
-        words = str(error).partition("\n")[0] or type(error).__name__
-        raise corrupt(
-            "the decoder says: " + "".join(c if c.isprintable() and c.isascii() else "?" for c in words)[:200]
-        ) from error
+    samples = decoded(data, uid, image, found)
     shape = (image.rows, image.columns, image.samples_per_pixel)
     if samples.ndim == 3 and samples.shape != shape and samples.shape == (shape[2], *shape[:2]):
         samples = np.moveaxis(samples, 0, 2)  # JPEG-LS by plane
     if samples.shape != shape and samples.shape != shape[: 2 if shape[2] == 1 else 3]:
         raise corrupt(f"the decoder gives a picture of shape {samples.shape}, {shape} is due")
     return np.ascontiguousarray(samples).reshape(shape)
+
+
+def decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDArray[Any]:
+    """Decode one codestream to whatever shape it has.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when the library refuses it.
+    MemoryError
+        Where that may be for want of memory, which not every library tells apart.
+    """
+    try:
+        return _decoded(data, uid, image, found)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # OpenJPEG's samples take 32 bits, those of its wavelet too; the others do with less.
+        if not memory.has_room(8 * image.rows * image.columns * image.samples_per_pixel):
+            raise MemoryError from error
+        words = str(error).partition("\n")[0] or type(error).__name__
+        raise corrupt(
+            "the decoder says: " + "".join(c if c.isprintable() and c.isascii() else "?" for c in words)[:200]
+        ) from error
 
 
 def _decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDArray[Any]:

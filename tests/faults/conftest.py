@@ -126,8 +126,8 @@ class Run:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, module: str = "", **settings: Any) -> None:
-        """Start it; `module` has the children's `serve_child`."""
+    def start(self, module: str = "", group: Path | None = None, **settings: Any) -> None:
+        """Start it; `module` has the children's `serve_child`, `group` is the cgroup to be in."""
         tables = {name: table | settings.get(name, {}) for name, table in self.settings.items()}
         lines = [
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
@@ -138,10 +138,11 @@ class Run:
         self._output = self._folder / f"output-{len(self._processes)}"
         self._errors = self._folder / f"errors-{len(self._processes)}"
         command = ["-m", "tests.faults.command", module] if module else ["-m", "dcmpool"]
+        command = [*into(group), sys.executable, *command]
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, *command, "run", self.source, "-o", self.target, "--config", config, "--json"],
+                    [*command, "run", self.source, "-o", self.target, "--config", config, "--json"],
                     cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
                 )
             )  # fmt: skip
@@ -182,6 +183,12 @@ class Run:
         value: dict[str, Any] = json.loads(self._output.read_text())
         return value
 
+    @property
+    def diagnoses(self) -> list[dict[str, Any]]:
+        """What the evidence says of children that died."""
+        folders = (self.real_target / ".dcmpool" / "evidence").iterdir()
+        return [json.loads((folder / "diagnosis.json").read_text()) for folder in folders]
+
     def check(self) -> None:
         """Fail unless every file of the record is in the target, right, and nothing half made is."""
         assert check_series(self.record, self.real_target) == []
@@ -209,6 +216,11 @@ class Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(5)
                 psutil.wait_procs(family, timeout=5)
+
+
+def into(group: Path | None) -> list[str]:
+    """Return words that put the command after them into a cgroup."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"] if group else []
 
 
 def processes(parent: psutil.Process) -> list[str]:

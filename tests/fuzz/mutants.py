@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from tests import encoders
-from tests.reference import EXPLICIT, Made, element, encapsulated, even, real_colour, real_slice
+from tests.reference import EXPLICIT, JPEG_2000, Made, element, encapsulated, even, real_colour, real_slice
+from tests.tiles import tiled
 
 Array = NDArray[Any]
 
@@ -54,6 +55,8 @@ def originals() -> dict[str, bytes]:
     }
     for uid, encode in others.items():
         found |= {f"{uid} {name}": made for name, made in _pictures(uid, encode)}
+    tiles = np.ascontiguousarray(real_slice()[32:96, 32:96])
+    found[f"{JPEG_2000} 4 tiles"] = _file(JPEG_2000, tiles[None], [tiled(tiles, size=32, parts=2)], table=False)
     for alias, uid in _ALIASES.items():
         of_uid = {name: data for name, data in found.items() if name.split()[0] == uid}
         found |= {name.replace(uid, alias, 1): _relabelled(data, alias) for name, data in of_uid.items()}
