@@ -74,7 +74,7 @@ Output = Annotated[
     str | None, typer.Option("-o", "--output", metavar="TARGET", help="Where the results go. [SOURCE-decompressed]")
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. [three for two CPUs]", min=1)]
 Engine = Annotated[str | None, typer.Option(metavar="NAME", help=f"Decoder to try first: {', '.join(ENGINE_NAMES)}.")]
 SecondsLimit = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt. [from size and speed]", min=0.1)
@@ -162,7 +162,7 @@ def _one_line() -> Iterator[None]:
 @app.command("verify")
 def verify_target(
     target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [one a CPU]", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [three for two CPUs]", min=1)] = None,
     limit: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
     ] = None,

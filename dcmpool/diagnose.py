@@ -32,6 +32,8 @@ _OTHER_CALLS = {
     7: "poll", 34: "pause", 23: "select", 35: "nanosleep", 61: "wait4", 73: "flock", 202: "futex",
     230: "clock_nanosleep", 232: "epoll_wait", 247: "waitid", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait",
 }  # fmt: skip
+_WRITES = frozenset({1, 18, 20, 74, 75, 77, 91, 93, 277, 285, 296})
+"""Those that change a file: only TARGET's are ever changed."""
 _LOCKS = ("futex", "flock")
 
 
@@ -138,7 +140,8 @@ def waits_for(evidence: Evidence, stage: Stage) -> Side | None:
     if evidence.path:
         if not evidence.path.startswith(b"/") or evidence.path.startswith((b"/memfd:", b"/dev/", b"/proc/")):
             return None
-        return Side.TARGET if b"/.dcmpool/" in evidence.path else Side.SOURCE
+        writes = evidence.system_call in (_FD_CALLS[number] for number in _WRITES)
+        return Side.TARGET if writes or b"/.dcmpool/" in evidence.path else Side.SOURCE
     return Side.TARGET if stage in (Stage.WRITE, Stage.VERIFY) else Side.SOURCE
 
 

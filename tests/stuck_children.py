@@ -1,14 +1,17 @@
-"""Children that get stuck for real while they decode, each in another way, when their file is named for it."""
+"""Children that get stuck for real, each in another way, when their file is named for it: while they decode, mostly."""
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from dcmpool import engines, worker
+from dcmpool.instance import inspect
 from tests import children
 
 
@@ -33,6 +36,18 @@ def lock(*_: Any) -> list[bytes]:
     return []
 
 
+def stop(*_: Any) -> list[bytes]:
+    """Be stopped, as by a debugger."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return []
+
+
+def wait(*_: Any) -> list[bytes]:
+    """Wait for what never comes, and is neither a lock nor storage."""
+    time.sleep(1000)
+    return []
+
+
 def program(*_: Any) -> list[bytes]:
     """Wait for a program that spins."""
     subprocess.run([sys.executable, "-c", "while True: pass"], check=True)
@@ -47,7 +62,7 @@ def refused_memory(*_: Any) -> list[bytes]:
     return []
 
 
-STUCK = {function.__name__: function for function in (spin, full_pipe, lock, program, refused_memory)}
+STUCK = {function.__name__: function for function in (spin, stop, wait, full_pipe, lock, program, refused_memory)}
 
 
 def serve_child(channel_fd: int, board: int) -> None:
@@ -58,5 +73,11 @@ def serve_child(channel_fd: int, board: int) -> None:
         stuck = STUCK.get(Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem)
         return stuck() if stuck else honest(name, instance, source, scratch)
 
+    def inspected(source: Any) -> Any:
+        if Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem == "spin_in_the_header":
+            children.spin()
+        return inspect(source)
+
     engines.decode = decode
+    setattr(worker, "inspect", inspected)  # noqa: B010 - mypy
     worker.serve_child(channel_fd, board)

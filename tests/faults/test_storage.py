@@ -144,11 +144,24 @@ def test_a_source_that_never_answers(from_disk: Run, disk: Disk, op: str) -> Non
     from_disk.finish()
 
 
-def test_interrupted_twice_while_every_writer_hangs(onto_disk: Run, disk: Disk) -> None:
-    """The prompt is back within 2 s, with every writer beyond the reach of SIGKILL; the next run finishes."""
-    disk.rules({"op": ["write", "fsync"], "path": TEMP, "do": "stall"})
+NOBODY_ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "target": [{"op": ["write", "fsync"], "path": TEMP, "do": "stall"}],
+    "source": [{"op": "open", "path": "/series/*.dcm", "do": "stall"}],
+    "both": [
+        {"op": "open", "path": "/series/CT000[2-9].dcm", "do": "stall"},
+        {"op": ["write", "fsync"], "path": TEMP, "do": "stall"},
+    ],
+}
+"""Rules by whose storage never answers."""
+
+
+@pytest.mark.parametrize("whose", NOBODY_ANSWERS)
+def test_interrupted_twice_while_every_worker_hangs(from_disk: Run, onto_disk: Run, disk: Disk, whose: str) -> None:
+    """The prompt is back within 2 s, with every worker beyond the reach of SIGKILL; the next run finishes."""
+    assert from_disk is onto_disk
+    disk.rules(*NOBODY_ANSWERS[whose])
     onto_disk.start()
-    wait_for(lambda: len(disk.hits) == 2, "both writers")
+    wait_for(lambda: len(disk.hits) >= 2, "both workers")
     family = onto_disk.process.children(recursive=True)
     onto_disk.signal(signal.SIGINT)
     onto_disk.await_notice("once more stops at once")
