@@ -179,17 +179,13 @@ def verify_target(
     \b
     python -m dcmpool verify archive-decompressed
     """
-    try:
-        _os.check_platform()
+    with _one_line():
         flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
         settings = load(profile=profile or "", path=config, flags=flags)
         root = os.fsencode(os.path.abspath(target)) if target else b""
         if not root:
             raise UsageError("a path is empty")
         _supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)
-    except DcmpoolError as error:
-        print(f"dcmpool: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
 
 
 @app.command()
@@ -202,13 +198,8 @@ def attempt(
     """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept."""
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
-    try:
-        _os.check_platform()
-        code = make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory)
-    except DcmpoolError as error:
-        print(f"dcmpool: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    raise typer.Exit(code)
+    with _one_line():
+        raise typer.Exit(make_attempt(file, engine=engine, limit_seconds=limit, memory_mib=memory))
 
 
 @app.command()
