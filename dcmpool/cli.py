@@ -284,6 +284,8 @@ def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
     if as_json:
         print(report.to_json(), flush=True)
         return
+    if quiet and report.stopped:
+        print(f"dcmpool: {report.stopped} (exit code {report.exit_code})", file=sys.stderr)
     if quiet and not report.failed:
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import, and only needed at the end

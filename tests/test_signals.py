@@ -123,6 +123,15 @@ def test_twice_kills_at_once(command: Command, record: Record, running: Running,
     assert_a_second_run_completes(command, record)
 
 
+def test_quiet_says_why_it_ended_early(command: Command, record: Record) -> None:
+    run = command.start("run", "series", "-o", "native", "--quiet")
+    run.wait_for(run.workers)
+    run.send(signal.SIGINT)
+    ended = run.end()
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.endswith("dcmpool: interrupted (exit code 130)\n")
+
+
 def test_once_waits_for_a_hanging_file_no_longer_than_its_limit(command: Command, record: Record) -> None:
     running = first_result(command, "--workers", "1", "--limit", "2")
     (worker,) = running.wait_for(running.workers)
