@@ -261,7 +261,7 @@ def _make_directories(path: bytes, made: list[bytes]) -> None:
 
 def _one_line(error: Exception, order: Open) -> str:
     if isinstance(error, DcmpoolError):
-        return str(error)
+        return words(error)
     return f"the target cannot be used: {shown(order.target)}: {words(error)}"
 
 

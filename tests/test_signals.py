@@ -445,3 +445,15 @@ def test_the_lock_dies_with_its_run(command: Command, record: Record, running: R
         again = command.run("run", "series", "-o", "native", "--json")
     assert again.code == 0, again
     assert check_series(record, command.path / "native") == []
+
+
+def test_a_target_in_use_may_have_any_name(command: Command, record: Record) -> None:
+    name = os.fsdecode(b"not-utf8-\xff")
+    first = command.start("run", "series", "-o", name)
+    first.wait_for(first.workers)
+    first.send(signal.SIGSTOP)  # it holds TARGET, and does not come to its end
+    ended = command.run("run", "series", "-o", name)
+    first.send(signal.SIGCONT)
+    assert ended.code == 3, ended
+    assert len(ended.lines()) == 1
+    assert first.end().code == 0
