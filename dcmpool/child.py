@@ -20,10 +20,12 @@ from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Message
 _READ_BYTES = 65536
 _STAGES = tuple(Stage)
 _BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from importlib import import_module; "
+    "import sys; sys.path.insert(0, sys.argv[1]); import dcmpool; sys.path.append(sys.path.pop(0)); "
+    "from importlib import import_module; "
     "name = sys.argv[2]; del sys.argv[1:3]; import_module(name).main()"
 )
-"""Started with -P: a folder of the user's that is called like a library must not be imported for it."""
+"""Started with -P: a folder of the user's that is called like a library must not be imported for it. Our own package is
+the one that this process is of, even where another version is installed; nothing else beside it comes first."""
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
