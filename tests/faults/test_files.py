@@ -15,8 +15,11 @@ NAME, OTHER = "CT0004.dcm", "CT0007.dcm"
 
 
 def change(path: Path) -> None:
-    """Write another file's bytes over it, in place."""
-    path.write_bytes(path.with_name(OTHER).read_bytes())
+    """Write another file's bytes over it, in place; it is never empty meanwhile, which would be a file of its own."""
+    content = path.with_name(OTHER).read_bytes()
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
 
 
 def grow(path: Path) -> None:
