@@ -82,7 +82,7 @@ def test_a_target_that_fails_for_a_while(onto_disk: Run, disk: Disk, op: str, do
     """The run ends; nothing is wrong or half there; the next run finishes."""
     path = TEMP if op in {"create", "write", "fsync", "utimens", "flush"} else "/target*"
     # Directories are synced once for many files.
-    disk.rules({"op": op, "path": path, "do": do, "after": 1 if op == "fsyncdir" else 9, "times": 6})
+    disk.rules({"op": op, "path": path, "do": do, "after": 4 if op == "fsyncdir" else 9, "times": 6})
     onto_disk.start()
     code = onto_disk.wait()
     assert code in {0, 1, 75}, onto_disk.errors
