@@ -148,8 +148,7 @@ def _examine_in_child(engine: str, uids: list[str], seconds: float) -> tuple[lis
             process.wait()
         output.seek(0)
         lines = output.read().decode("utf-8", "replace").splitlines()
-    verdicts = [msgspec.json.decode(line) for line in lines if line.startswith("{")]
-    found = [Finding(engine, v["uid"], v["result"], v["reason"], v["seconds"]) for v in verdicts]
+    found = [msgspec.json.decode(line, type=Finding) for line in lines if line.startswith("{")]
     done = {finding.uid for finding in found}
     begun = [line for line in lines if not line.startswith("{")]
     stopped_at = next((uid for uid in begun if uid not in done), "")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmpool import engines
+from dcmpool.doctor import Finding
 from dcmpool.errors import Fault
 from dcmpool.instance import inspect
 from dcmpool.model import FailureKind
@@ -54,15 +55,6 @@ VECTORS: Final = (
 """What an encoder is at hand for. Progressive JPEG, JPEG XL of JPEG and Part 2 of JPEG 2000 go by their kin."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """What came of one vector: `result` is right, wrong, refused or cannot; `seconds` of CPU a Frame, if measured."""
-
-    uid: str
-    result: str
-    reason: str = ""
-    seconds: float = 0.0
-
-
 def picture(vector: Vector) -> NDArray[Any]:
     """Give the Frame of a vector, 256 x 256.
 
@@ -80,7 +72,7 @@ def picture(vector: Vector) -> NDArray[Any]:
     return found
 
 
-def examine(engine: str, vector: Vector, least_seconds: float) -> Verdict:
+def examine(engine: str, vector: Vector, least_seconds: float) -> Finding:
     """Decode a vector by one engine, again and again for `least_seconds`, and hold it against its picture."""
     path = os.fsencode(str(files("dcmpool") / "vectors" / vector.file))
     with tempfile.TemporaryDirectory(prefix="dcmpool-") as scratch, open_source(path) as source:
@@ -93,15 +85,15 @@ def examine(engine: str, vector: Vector, least_seconds: float) -> Verdict:
             found = decoded()
         except (Fault, ImportError) as error:
             cannot = isinstance(error, ImportError) or error.kind is FailureKind.UNSUPPORTED
-            return Verdict(vector.uid, "cannot" if cannot else "refused", str(error))
+            return Finding(engine, vector.uid, "cannot" if cannot else "refused", str(error))
         seconds = _seconds(decoded, least_seconds) if least_seconds else 0.0
     expected = picture(vector)
     if len(found) != expected.nbytes:
-        return Verdict(vector.uid, "wrong", f"{len(found)} bytes, {expected.nbytes} are due")
+        return Finding(engine, vector.uid, "wrong", f"{len(found)} bytes, {expected.nbytes} are due")
     difference = int(np.abs(np.frombuffer(found, expected.dtype).astype("i8") - expected.ravel()).max())
     if difference > vector.error:
-        return Verdict(vector.uid, "wrong", f"samples differ by {difference}, {vector.error} are allowed")
-    return Verdict(vector.uid, "right", seconds=seconds)
+        return Finding(engine, vector.uid, "wrong", f"samples differ by {difference}, {vector.error} are allowed")
+    return Finding(engine, vector.uid, "right", seconds=seconds)
 
 
 def _seconds(decode: Callable[[], bytes], least_seconds: float) -> float:
@@ -121,8 +113,8 @@ def main() -> None:
             continue
         sys.stdout.write(vector.uid + "\n")
         sys.stdout.flush()
-        verdict = examine(engine, vector, least_seconds)
-        sys.stdout.write(msgspec.json.encode(verdict).decode() + "\n")
+        finding = examine(engine, vector, least_seconds)
+        sys.stdout.write(msgspec.json.encode(finding).decode() + "\n")
         sys.stdout.flush()
 
 
