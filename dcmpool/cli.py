@@ -162,14 +162,14 @@ def _one_line() -> Iterator[None]:
 @app.command("verify")
 def verify_target(
     target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [three for two CPUs]", min=1)] = None,
+    workers: Workers = None,
     limit: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
     ] = None,
-    profile: Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")] = False,
+    profile: Profile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check the results of earlier runs again; nothing is changed.
 
