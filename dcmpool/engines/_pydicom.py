@@ -11,9 +11,8 @@ from pydicom.uid import UID
 
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import corrupt
-from dcmpool.encoded import read_codestream
 from dcmpool.engines._stderr import Printed, watched
-from dcmpool.engines.frame import Decoded
+from dcmpool.engines.frame import Decoded, codestream_of
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
 from dcmpool.instance import Instance
@@ -40,7 +39,7 @@ def decode_frames(plugin: str, instance: Instance, source: Source) -> Iterator[D
         raise Fault(FailureKind.UNSUPPORTED, f"{plugin} has no decoder for this Transfer Syntax here")
     for index in range(len(instance.frames)):
         data = instance.frames.read(source, index)
-        codestream = read_codestream(data, uid, instance.image)
+        codestream = codestream_of(instance, index, data, instance.image)
         data = data[codestream.start : codestream.start + codestream.length]
         options = _options(instance.image, codestream)
         try:

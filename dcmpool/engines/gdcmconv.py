@@ -16,9 +16,8 @@ from typing import BinaryIO, Final
 from dcmpool import _os
 from dcmpool.codestream import Codestream
 from dcmpool.dataset import PIXEL_DATA, corrupt, walk
-from dcmpool.encoded import read_codestream
 from dcmpool.engines._stderr import complaint
-from dcmpool.engines.frame import Decoded
+from dcmpool.engines.frame import Decoded, codestream_of
 from dcmpool.errors import Fault
 from dcmpool.imagepixel import BITS_ALLOCATED, PLANAR_CONFIGURATION, ImagePixel
 from dcmpool.instance import Instance
@@ -107,7 +106,7 @@ def _write_input(file: BinaryIO, instance: Instance, source: Source, batch: rang
     file.write(struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0))
     for index in batch:
         data = frames.read(source, index)
-        found = read_codestream(data, uid, image)
+        found = codestream_of(instance, index, data, image)
         data = data[found.start : found.start + found.length]
         data += bytes(len(data) % 2)
         file.write(struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data)
