@@ -8,7 +8,7 @@ import struct
 from typing import Final
 
 from dcmpool import verify
-from dcmpool.instance import ICON_IMAGE_SEQUENCE, Icon, Instance
+from dcmpool.instance import ICON_IMAGE_SEQUENCE, PIXEL_ELEMENTS, Icon, Instance
 from dcmpool.model import Outcome
 from dcmpool.native import Written
 from dcmpool.protocol import Recorded
@@ -16,7 +16,6 @@ from dcmpool.reread import Reread, demand
 from dcmpool.source import Source
 
 _BITS_STORED: Final = 0x00280101
-_PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
 def check_recorded(fd: int, recorded: Recorded, source: Source, instance: Instance) -> None:
@@ -45,7 +44,7 @@ def check_alone(fd: int, recorded: Recorded) -> None:
     if recorded.outcome is not Outcome.DECOMPRESSED:
         demand(file.digest(0, file.size) == recorded.digest, "its digest is another one than when it was written")
         return
-    pixels = next((part for part in file.elements(132, file.size) if part.tag in _PIXEL_DATA), None)
+    pixels = file.find(132, file.size, *PIXEL_ELEMENTS)
     if recorded.native_bytes:
         demand(pixels is not None, "the file has no Pixel Data")
     if pixels is not None:
@@ -56,11 +55,10 @@ def check_alone(fd: int, recorded: Recorded) -> None:
 
 
 def _icon_digest(file: Reread, icon: Icon) -> str:
-    sequence = next((part for part in file.elements(132, file.size) if part.tag == ICON_IMAGE_SEQUENCE), None)
+    sequence = file.find(132, file.size, ICON_IMAGE_SEQUENCE)
     if sequence is None:
         return ""
-    inside = file.elements(*file.item(sequence.value, sequence.end))
-    pixels = next((part for part in inside if part.tag in _PIXEL_DATA), None)
+    pixels = file.find(*file.item(sequence.value, sequence.end), *PIXEL_ELEMENTS)
     return file.digest(pixels.value, min(pixels.length, icon.instance.native_bytes)) if pixels else ""
 
 
@@ -70,7 +68,7 @@ def _bits_stored(file: Reread, instance: Instance) -> int:
     image, found = instance.image, instance.codestream
     if image is None or found is None or found.kind != "JPEG 2000" or found.precision <= image.bits_stored:
         return 0
-    part = next((part for part in file.elements(132, file.size) if part.tag == _BITS_STORED), None)
+    part = file.find(132, file.size, _BITS_STORED)
     if part is None or file.read(part.value, part.length) == struct.pack("<H", image.bits_stored):
         return 0
     return min(found.precision, image.bits_allocated)

@@ -100,6 +100,10 @@ class Reread:
             return Part(tag, offset, value, length, self._past_sequence(value, limit))
         return Part(tag, offset, value, length, value + length)
 
+    def find(self, start: int, end: int, *tags: int) -> Part | None:
+        """Give the first element from `start` to `end` that has one of these tags; None if there is none."""
+        return next((part for part in self.elements(start, end) if part.tag in tags), None)
+
     def item(self, offset: int, limit: int) -> tuple[int, int]:
         """Give start and end of the elements in the sequence item at `offset`, which must end before `limit`."""
         part = self.element(offset, limit)
@@ -129,11 +133,12 @@ class Reread:
         head = self.read(offset, 12)
         if len(head) < 8 or (len(head) < 12 and head[4:6] in _FOUR_BYTE_LENGTH):
             raise Fault(FailureKind.VERIFY, f"the file ends inside an element, at byte {offset}")
-        tag, vr = (head[1] << 8 | head[0]) << 16 | head[3] << 8 | head[2], head[4:6]
+        group, number, vr, length = _HEAD.unpack_from(head)
+        tag = group << 16 | number
         if vr in _FOUR_BYTE_LENGTH:
             return tag, offset + 12, int.from_bytes(head[8:], "little")
-        if vr.isalpha() and vr.isupper() and tag >> 16 != 0xFFFE:
-            return tag, offset + 8, head[7] << 8 | head[6]
+        if vr.isalpha() and vr.isupper() and group != 0xFFFE:
+            return tag, offset + 8, length
         return tag, offset + 8, int.from_bytes(head[4:8], "little")
 
     def _past_sequence(self, offset: int, limit: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dcmpool.byteorder import difference
 from dcmpool.errors import Fault
-from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, Instance
+from dcmpool.instance import ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE, PIXEL_ELEMENTS, Instance
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.native import Written
 from dcmpool.reread import Part, Reread, demand, same
@@ -205,7 +205,7 @@ def _check_recoded(file: Reread, source: Source, instance: Instance, written: Wr
         raise ValueError("nothing was decompressed")
     start, before = _check_meta(file, Reread(source.fd)), instance.layout.data_set
     found = _survey(file, start, file.size, frozenset()).parts
-    pixels = next((found[tag] for tag in (0x7FE00008, 0x7FE00009, 0x7FE00010) if tag in found), None)
+    pixels = next((found[tag] for tag in PIXEL_ELEMENTS if tag in found), None)
     if pixels is not None:
         demand(file.digest(pixels.value, pixels.length) == written.digest, "the digest of the Pixel Data differs")
     size = file.size - start
@@ -266,11 +266,11 @@ def _check_kept(before: Reread, start: int, end: int, file: Reread, found: _Surv
     for begin, stop in found.runs:
         offset = _past_exempt(before, offset, end, found.exempt)
         if not same(before, offset, file, begin, stop - begin):
-            _compare(before, before.elements(start, end), file, found)
+            _compare(before, start, end, file, found)
             return
         offset += stop - begin
     if _past_exempt(before, offset, end, found.exempt) != end:
-        _compare(before, before.elements(start, end), file, found)
+        _compare(before, start, end, file, found)
 
 
 def _past_exempt(file: Reread, offset: int, end: int, exempt: frozenset[int]) -> int:
@@ -279,10 +279,13 @@ def _past_exempt(file: Reread, offset: int, end: int, exempt: frozenset[int]) ->
     return offset
 
 
-def _compare(before: Reread, elements: Iterator[Part], file: Reread, found: _Survey) -> None:
+def _compare(before: Reread, start: int, end: int, file: Reread, found: _Survey) -> None:
     """Compare element by element, and say which one differs."""
-    kept = (part for part in elements if part.tag not in found.exempt)
-    for old, new in zip_longest(kept, (p for p in file.elements(found.start, found.end) if p.tag not in found.exempt)):
+
+    def kept(elements: Iterator[Part]) -> Iterator[Part]:
+        return (part for part in elements if part.tag not in found.exempt)
+
+    for old, new in zip_longest(kept(before.elements(start, end)), kept(file.elements(found.start, found.end))):
         tag = (old or new).tag
         demand(old is not None and new is not None and old.tag == new.tag, f"element {tag:08X} was lost or added")
         length = old.end - old.start
@@ -316,7 +319,7 @@ def _check_icon(file: Reread, parts: dict[int, Part], before: Reread, instance: 
 
 
 def _found(file: Reread, start: int, end: int, tag: int) -> Part:
-    part = next((part for part in file.elements(start, end) if part.tag == tag), None)
+    part = file.find(start, end, tag)
     if part is None:
         raise Fault(FailureKind.VERIFY, f"element {tag:08X} is missing")
     return part
