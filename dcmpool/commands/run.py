@@ -1,0 +1,95 @@
+"""`dcmpool run`: make a native copy of a series or an archive."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dcmpool import pathlist
+from dcmpool.config import load
+from dcmpool.errors import UsageError
+from dcmpool.options import (
+    AsJson,
+    ConfigFile,
+    Engine,
+    EvidenceCopy,
+    FilesFrom,
+    InPlace,
+    MaxInflight,
+    MaxWriters,
+    Output,
+    Overwrite,
+    Profile,
+    Quiet,
+    SandboxMode,
+    SecondsLimit,
+    Source,
+    Verify,
+    WhatOfOthers,
+    Workers,
+    size,
+)
+from dcmpool.supervisor import Task
+from dcmpool.terminal import one_line, supervise
+
+
+def run(
+    source: Source,
+    output: Output = None,
+    in_place: InPlace = False,
+    workers: Workers = None,
+    engine: Engine = None,
+    limit: SecondsLimit = None,
+    max_writers: MaxWriters = None,
+    max_inflight: MaxInflight = None,
+    others: WhatOfOthers = None,
+    overwrite: Overwrite = False,
+    verify: Verify = None,
+    sandbox: SandboxMode = None,
+    evidence_copy: EvidenceCopy = False,
+    files_from: FilesFrom = None,
+    profile: Profile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a native copy of a series or an archive: every SOP Instance decompressed and checked.
+
+    A second run with the same SOURCE and TARGET resumes. Ctrl-C once ends cleanly, twice at once.
+
+    \b
+    python -m dcmpool run series_dir
+    python -m dcmpool run archive -o native --workers 8 --profile workstation
+    python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
+    """
+    work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
+    flags: dict[str, dict[str, Any]] = {
+        "work": work | {"verify": verify, "evidence_copy": evidence_copy or None},
+        "limits": {"attempt_seconds": limit},
+        "gate": {"max_writers": max_writers, "max_inflight_mib": size(max_inflight) if max_inflight else None},
+        "sandbox": {"mode": sandbox},
+    }
+    with one_line():
+        settings = load(profile=profile or "", path=config, flags=flags)
+        task = _task(source, output, in_place=in_place, files_from=files_from)
+        supervise(task, settings, as_json=as_json, quiet=quiet)
+
+
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
+    if not source or output == "" or files_from == "":
+        raise UsageError("a path is empty")
+    if in_place and output is not None:
+        raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
+    try:
+        full = Path(os.path.abspath(source))
+    except FileNotFoundError as error:
+        raise UsageError("the current directory no longer exists") from error
+    if in_place:
+        root = full
+    elif output is not None:
+        root = Path(os.path.abspath(output))
+    elif full.name:
+        root = full.with_name(full.name + "-decompressed")
+    else:
+        raise UsageError(f"{source} has no place beside it: name a target with -o")
+    listed = None if files_from is None else pathlist.hold(files_from)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)

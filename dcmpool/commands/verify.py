@@ -1,0 +1,40 @@
+"""`dcmpool verify`: check the results of earlier runs again."""
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from dcmpool.config import load
+from dcmpool.errors import UsageError
+from dcmpool.options import AsJson, ConfigFile, Profile, Quiet, Workers
+from dcmpool.supervisor import Task
+from dcmpool.terminal import one_line, supervise
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
+    workers: Workers = None,
+    limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
+    ] = None,
+    profile: Profile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check the results of earlier runs again; nothing is changed.
+
+    Each file must be what the journal says. Where its source is still there, unchanged, the header must be the
+    source's and a second engine must give the same picture.
+
+    \b
+    python -m dcmpool verify archive-decompressed
+    """
+    with one_line():
+        flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
+        settings = load(profile=profile or "", path=config, flags=flags)
+        root = os.fsencode(os.path.abspath(target)) if target else b""
+        if not root:
+            raise UsageError("a path is empty")
+        supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)

@@ -1,0 +1,70 @@
+"""A command's end of the terminal: errors in one line, progress while it runs, the summary at its end."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import typer
+
+from dcmpool import _os
+from dcmpool.config import Config
+from dcmpool.errors import DcmpoolError
+from dcmpool.progress import Mode, Progress
+from dcmpool.report import Report
+from dcmpool.supervisor import Supervisor, Task
+
+INTERRUPTED = 130
+"""Exit code, as a shell has it for SIGINT."""
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Have an error of the program's own be one line and its exit code."""
+    try:
+        _os.check_platform()
+        yield
+    except DcmpoolError as error:
+        print(f"dcmpool: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:  # while the list of files comes; a run itself has its own way to end
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+    mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
+    progress = Progress(mode)
+    supervisor = Supervisor(task, settings, progress)
+    try:
+        report = supervisor.run()
+    finally:
+        progress.close()
+    try:
+        _print(report, as_json=as_json, quiet=quiet, audit=task.audit)
+    except OSError:
+        # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
+        for fd in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+    if supervisor.has_lost_children:
+        os._exit(report.exit_code)  # no exit hook may wait for what cannot die
+    raise typer.Exit(report.exit_code)
+
+
+def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
+    if as_json:
+        print(report.to_json(), flush=True)
+        return
+    if quiet and report.stopped:
+        print(f"dcmpool: {report.stopped} (exit code {report.exit_code})", file=sys.stderr)
+    if quiet and not report.failed:
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and only needed at the end
+
+    from dcmpool.summary import print_audit, print_failures, print_summary  # noqa: PLC0415
+
+    if quiet:
+        print_failures(report, Console(stderr=True))
+    else:
+        (print_audit if audit else print_summary)(report, Console())
+        sys.stdout.flush()
