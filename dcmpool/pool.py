@@ -52,7 +52,7 @@ class Pool:
 
     def __init__(self, config: Config, run: str, *, in_place: bool, tally: Tally) -> None:
         self._config = config
-        self._run = run
+        self.run = run
         self._in_place = in_place
         self._actions: list[Action] = []
         self._due: float | None = None
@@ -256,7 +256,7 @@ class Pool:
         `out_of_memory` says how that is known, if it is what the child died of.
         """
         worker = self.crew.bury(number)
-        self.ledger.discard(scratch_name(self._run, number), *([basename(worker.temp)] if worker.temp else []))
+        self.ledger.discard(scratch_name(self.run, number), *([basename(worker.temp)] if worker.temp else []))
         if worker.job is not None:
             self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):
