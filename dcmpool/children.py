@@ -21,6 +21,7 @@ from dcmpool.child import Child, refusal
 from dcmpool.config import MIB, Config
 from dcmpool.dispatch import scratch_name
 from dcmpool.endings import how_it_died
+from dcmpool.events import Event, WorkerDied
 from dcmpool.evidence import MAX_KEPT, Death, with_share
 from dcmpool.forklink import ForkLink
 from dcmpool.memory import OUT_OF_MEMORY, Killer
@@ -47,7 +48,7 @@ class Place:
 class Children:
     """All children of a run, and the fork server that makes them of `worker_module`.
 
-    `now` is the run's own time; `tell` tells the clerk, `notice` the user.
+    `now` is the run's own time; `tell` tells the clerk, `happened` whoever follows the run.
     """
 
     def __init__(
@@ -59,15 +60,16 @@ class Children:
         *,
         now: Callable[[], float],
         tell: Callable[[Message], None],
-        notice: Callable[[str], None],
+        happened: Callable[[Event], None],
     ) -> None:
         self._selector = selector
         self._pool = pool
         self._config = config
         self._now = now
         self._tell = tell
+        self._happened = happened
         self._maker = ForkLink(
-            selector, pool, worker_module, launched=self._on_launched, exited=self._on_exited, notice=notice
+            selector, pool, worker_module, launched=self._on_launched, exited=self._on_exited, happened=happened
         )
         self._children: dict[int, Child] = {}
         self._awaiting_code: dict[int, float] = {}
@@ -240,9 +242,10 @@ class Children:
     def _keep_evidence(self, number: int, kind: FailureKind, reason: str, cause: str, now: float) -> None:
         """Have the clerk keep what is known of a child that ended over a file."""
         child, worker = self._children[number], self._pool.crew[number]
-        if worker.job is None or self._kept >= MAX_KEPT:
+        if worker.job is None:
             return
         self._kept += 1
+        name = f"{self._pool.run}-{worker.job.id}-{worker.job.dispatched}" if self._kept <= MAX_KEPT else ""
         source = os.path.join(self._place.base, worker.job.path)
         death = Death(
             path=worker.job.path,
@@ -257,8 +260,10 @@ class Children:
             memory_mib=self._config.limits.memory_mib,
             evidence=child.seen[1] if child.seen else None,
         )
+        self._happened(_died(death, worker.job.dispatched, child.pid, name))
+        if not name:
+            return
         kept = evidence.files(death, _os.read_bytes(child.output), _os.read_bytes(child.trace))
-        name = f"{self._pool.run}-{worker.job.id}-{worker.job.dispatched}"
         self._tell(Keep(name, kept, source if self._config.work.evidence_copy else b""))
 
     # --- the end
@@ -279,3 +284,19 @@ class Children:
         for number in list(self._children):
             self.forget(number)
         self._maker.close()
+
+
+def _died(death: Death, attempt: int, pid: int, evidence_name: str) -> WorkerDied:
+    return WorkerDied(
+        path=os.fsdecode(death.path),
+        attempt=attempt,
+        pid=pid,
+        kind=FailureKind(death.kind),
+        reason=death.reason,
+        cause=death.cause,
+        engine=death.engine,
+        stage=death.stage,
+        seconds=max(0.0, death.seconds),
+        limit_seconds=death.limit_seconds,
+        evidence=evidence_name,
+    )

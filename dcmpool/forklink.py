@@ -7,8 +7,9 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from dcmpool.child import Child, Helper
+from dcmpool.child import Child, Helper, refusal
 from dcmpool.errors import LaunchError
+from dcmpool.events import Event, Noticed
 from dcmpool.pool import Pool
 from dcmpool.protocol import (
     FROM_FORKSERVER,
@@ -27,7 +28,7 @@ _MAX_DEATHS = 3
 class ForkLink:
     """The fork server of a run; its children run `serve_child` of the module `worker_module`.
 
-    `launched` is called with a child's pidfd, `exited` with its exit code, `notice` with a line for the user.
+    `launched` is called with a child's pidfd, `exited` with its exit code; `happened` tells the user.
     """
 
     def __init__(
@@ -38,14 +39,14 @@ class ForkLink:
         *,
         launched: Callable[[Launched, int], None],
         exited: Callable[[Exited], None],
-        notice: Callable[[str], None],
+        happened: Callable[[Event], None],
     ) -> None:
         self._selector = selector
         self._pool = pool
         self._worker_module = worker_module
         self._launched = launched
         self._exited = exited
-        self._notice = notice
+        self._happened = happened
         self._helper: Helper | None = None
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._deaths = 0
@@ -103,12 +104,15 @@ class ForkLink:
         match FROM_FORKSERVER.decode(data):
             case Warmed() as message:
                 for module, reason in message.missing.items():
-                    self._notice(f"{module} cannot be loaded, its engine is left out: {reason}")
+                    self._happened(Noticed(text=f"{module} cannot be loaded, its engine is left out: {reason}"))
             case Launched() as message:
-                if not fds:  # recvmsg(2): what finds no free descriptor is dropped
-                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                self._deaths = 0
-                self._launched(message, fds[0])
+                if fds:
+                    self._deaths = 0
+                    self._launched(message, fds[0])
+                else:  # recvmsg(2): what finds no free descriptor is dropped, and nobody could prove this child dead
+                    full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                    self._pool.stop(LaunchError(f"workers cannot be launched: {refusal(full)}"))
+                    self.kill()
             case Exited() as message:
                 self._exited(message)
 
@@ -120,7 +124,8 @@ class ForkLink:
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:
             self._pool.stop(LaunchError(f"the fork server dies again and again: {last_words or 'it said nothing'}"))
-        self.start()
+        if not self._pool.draining:  # else no child is launched any more
+            self.start()
 
     # --- the end
 

@@ -8,25 +8,32 @@ written by a thread of its own. `clerklink` and `children` hold the processes; t
 """
 
 import os
+import platform
 import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from subprocess import DEVNULL
 
+import msgspec
+
 from dcmpool import __version__, _os, sandbox
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Notice, SendTo, SignalChild, Tell
+from dcmpool.actions import Action, CloseChild, Examine, Happened, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import refusal
 from dcmpool.children import Children, Place
 from dcmpool.clerklink import ClerkLink
 from dcmpool.config import Config
-from dcmpool.errors import LaunchError, UsageError
+from dcmpool.errors import DcmpoolError, LaunchError, UsageError
+from dcmpool.eventlink import EventLink
+from dcmpool.events import Event, Noticed, RunBegun
+from dcmpool.evidence import package_versions
 from dcmpool.interrupts import Interrupts
 from dcmpool.lifecycle import Phase
+from dcmpool.overview import Overview
 from dcmpool.pool import Pool
-from dcmpool.progress import Activity, Progress, Snapshot
+from dcmpool.progress import Progress
 from dcmpool.protocol import Message, Open, Opened
-from dcmpool.report import Report, Tally
+from dcmpool.report import Report, run_ended
 
 _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
@@ -49,7 +56,10 @@ class Task:
 
 
 class Supervisor:
-    """One run: `run` is its life. `worker_module` has the `serve_child` that children run."""
+    """One run: `run` is its life. `events` says where its event stream goes (`eventlink.py`).
+
+    `worker_module` has the `serve_child` that children run.
+    """
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class Supervisor:
         config: Config,
         progress: Progress,
         *,
+        events: str | None = None,
         worker_module: str = "dcmpool.worker",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,10 +75,10 @@ class Supervisor:
         self._config = config.resolved()
         self._judge = f"{__version__} {config.judging()}"
         self._progress = progress
+        self._stream_to = events
         self._worker_module = worker_module
         self._clock = clock
-        self._tally = Tally()
-        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place, tally=self._tally)
+        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place)
         self._target = task.target
         self._base = b""
         self._unconfined = self._config.sandbox.mode == "off"
@@ -85,30 +96,36 @@ class Supervisor:
         LaunchError
             This machine gives no more processes or descriptors; what was begun can be resumed.
         """
+        _os.allow_descriptors()
         try:
-            return self._run_guarded()
+            with (
+                selectors.DefaultSelector() as self._selector,
+                self._interrupts.heard(self._selector),
+                _os.orphans_adopted(_GOODBYE_SECONDS),
+            ):
+                return self._run_guarded()
         except OSError as error:
             # Neither SOURCE nor TARGET is touched here: it is descriptors, processes or memory that lack.
             raise LaunchError(f"processes cannot be started: {refusal(error)}") from error
 
     def _run_guarded(self) -> Report:
-        _os.allow_descriptors()
-        with (
-            selectors.DefaultSelector() as self._selector,
-            self._interrupts.heard(self._selector),
-            _os.orphans_adopted(_GOODBYE_SECONDS),
-        ):
-            self._clerk = self._new_clerk()
-            self._children = self._new_children()
-            try:
-                self._check_sandbox()
-                self._pool.begin(self._now())
-                self._clerk.start()
-                self._children.start()
-                self._loop()
-                return self._report()
-            finally:
-                self._leave()
+        self._events = EventLink(self._selector, self._stream_to, self._progress.notice)
+        self._clerk = self._new_clerk()
+        self._children = self._new_children()
+        self._overview = Overview(self._pool, self._children.stage, self._begun)
+        try:
+            self._begin()
+            self._loop()
+            stopped = str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else ""
+            return self._end(self._pool.exit_code, stopped)
+        except DcmpoolError as error:
+            self._end(error.exit_code, str(error))
+            raise
+        except OSError as error:
+            self._end(LaunchError.exit_code, refusal(error))
+            raise
+        finally:
+            self._leave()
 
     @property
     def has_lost_children(self) -> bool:
@@ -121,6 +138,7 @@ class Supervisor:
         while True:
             before = self._now()
             self._perform()
+            self._events.flush()
             if self._pool.is_over:
                 return
             timeout = self._timeout(before)
@@ -136,8 +154,13 @@ class Supervisor:
             self._clerk.flush()
             self._children.flush()
             self._pool.tick(now)
-            if self._progress.is_due(now):
-                self._progress.show(self._snapshot(now), now)
+            self._show(now)
+
+    def _show(self, now: float) -> None:
+        if self._overview.sample(now) and self._events.is_wanted:
+            self._events.send(self._overview.look(now))
+        if self._progress.is_due(now):
+            self._progress.show(self._overview.look(now), now)
 
     def _now(self) -> float:
         """Return the run's own time, in seconds: it stands still while this process does, so no child suffers."""
@@ -155,6 +178,7 @@ class Supervisor:
 
     def _timeout(self, now: float) -> float | None:
         moments = [self._children.next_deadline(), self._pool.next_deadline(), self._progress.next_due(now)]
+        moments.append(self._overview.next_due())
         if self._children.is_behind or self._clerk.is_behind:
             moments.append(now + 0.01)  # a socket's buffer is full: rare, and not worth a write event
         deadline = min((moment for moment in moments if moment is not None), default=None)
@@ -181,8 +205,20 @@ class Supervisor:
                 self._clerk.tell(action.message)
             case Notice():
                 self._progress.notice(action.text)
+            case Happened():
+                self._events.send(action.event)
 
     # --- beginning
+
+    def _begin(self) -> None:
+        self._events.start()
+        self._children.start()  # which takes longest
+        self._events.await_opening()
+        if self._events.is_wanted:
+            self._events.send(self._run_begun())
+        self._check_sandbox()
+        self._pool.begin(self._now())
+        self._clerk.start()
 
     def _new_clerk(self) -> ClerkLink:
         listed = self._task.files_from
@@ -209,11 +245,16 @@ class Supervisor:
             self._worker_module,
             now=self._now,
             tell=self._tell_clerk,
-            notice=self._progress.notice,
+            happened=self._happened,
         )
 
     def _tell_clerk(self, message: Message) -> None:
         self._clerk.tell(message)
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, Noticed):
+            self._progress.notice(event.text)
+        self._events.send(event)
 
     def _check_sandbox(self) -> None:
         """Say so where the kernel cannot confine children."""
@@ -222,7 +263,7 @@ class Supervisor:
         if self._config.sandbox.mode == "require":
             raise UsageError('this kernel cannot confine workers (Landlock), and sandbox.mode is "require"')
         self._unconfined = True
-        self._progress.notice("this kernel has no Landlock: workers are not confined")
+        self._happened(Noticed(text="this kernel has no Landlock: workers are not confined"))
 
     def _opened(self, message: Opened, now: float) -> None:
         """SOURCE and TARGET answer and are ours: begin."""
@@ -234,10 +275,23 @@ class Supervisor:
         self._children.open(Place(message.base, temp, readable))
         self._pool.opened(message.base, temp, now)
 
+    def _run_begun(self) -> RunBegun:
+        return RunBegun(
+            run=self._pool.run,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            source=os.fsdecode(self._task.source),
+            target=os.fsdecode(self._task.target),
+            in_place=self._task.in_place,
+            audit=self._task.audit,
+            settings=msgspec.to_builtins(self._config),
+            versions={"dcmpool": __version__, "python": platform.python_version()} | package_versions(),
+        )
+
     # --- the end
 
     def _interrupted(self) -> None:
-        self._progress.notice("finishing the files under way; once more stops at once")
+        self._happened(Noticed(text="finishing the files under way; once more stops at once"))
         self._pool.drain()
 
     def _abort(self) -> None:
@@ -251,33 +305,18 @@ class Supervisor:
         _os.wait_for_death(self._children.dismiss() | self._clerk.kill(), _GOODBYE_SECONDS)
         self._children.close()
         self._clerk.close()
+        self._events.close()
 
-    def _snapshot(self, now: float) -> Snapshot:
-        busy = [worker for worker in self._pool.crew if worker.job is not None]
-        return Snapshot(
-            ended=self._tally.ended,
-            walked=self._tally.files_walked,
-            walk_complete=self._pool.jobs.walked,
-            native_bytes=self._tally.native_bytes,
-            source_bytes=self._tally.source_bytes,
-            walked_bytes=self._tally.bytes_walked,
-            failed=len(self._tally.failed),
-            kills=self._pool.crew.kills,
-            retries=self._tally.retries,
-            seconds=self._clock() - self._begun,
-            activities=tuple(
-                Activity(worker.job.path, self._children.stage(worker.id), worker.phase.value, now - worker.begun)
-                for worker in busy
-                if worker.job
-            ),
-        )
-
-    def _report(self) -> Report:
-        return self._tally.report(
+    def _end(self, exit_code: int, stopped: str) -> Report:
+        """Say what came of it, to the event stream too."""
+        report = self._pool.tally.report(
             source=self._task.source or self._base,
             target=self._target,
             kills=self._pool.crew.kills,
             seconds=self._clock() - self._begun,
-            exit_code=self._pool.exit_code,
-            stopped=str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else "",
+            exit_code=exit_code,
+            stopped=stopped,
         )
+        self._events.send(run_ended(report), at_any_price=True)
+        self._events.finish(at_once=self._interrupts.are_urgent)
+        return report

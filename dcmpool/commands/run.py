@@ -11,6 +11,7 @@ from dcmpool.options import (
     AsJson,
     ConfigFile,
     Engine,
+    Events,
     EvidenceCopy,
     FilesFrom,
     InPlace,
@@ -49,6 +50,7 @@ def run(
     files_from: FilesFrom = None,
     profile: Profile = None,
     config: ConfigFile = None,
+    events: Events = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,7 +73,7 @@ def run(
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
         task = _task(source, output, in_place=in_place, files_from=files_from)
-        supervise(task, settings, as_json=as_json, quiet=quiet)
+        supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
 def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
