@@ -179,6 +179,24 @@ def sync_directory(path: bytes) -> None:
         os.close(fd)
 
 
+def file_system(path: bytes) -> str:
+    """Return the type of the file system that holds a path, as the kernel names it (ext4, nfs4, fuse.sshfs).
+
+    By the number of its mount (proc(5), fdinfo and mountinfo): of FUSE, statfs(2) knows no more than that it is FUSE.
+    "" if it cannot be known. Raises OSError as the storage gives it.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        about = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
+    finally:
+        os.close(fd)
+    number = about.partition(b"mnt_id:")[2].split()[:1]
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        if line.split()[:1] == number:
+            return line.partition(b" - ")[2].split()[0].decode("ascii", "replace")
+    return ""
+
+
 def lock_file(path: bytes) -> int:
     """Take the lock and return its descriptor; the kernel gives it back when the process ends.
 

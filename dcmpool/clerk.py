@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import threading
 
-from dcmpool import _os
+from dcmpool import _os, place
 from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
@@ -110,25 +110,32 @@ class Clerk:
         self._audit = order.audit
         try:
             self._target = _prepare_audit(order) if order.audit else _prepare(order)
-            self._lock = _take(self._target)
-            self._copier = Copier(self._target)
-            journal = os.path.join(self._target.state, b"journal.sqlite")
-            self._journal = Journal(journal, order.run, order.judge)
-            try:
-                base = self._begin_audit() if order.audit else self._begin_run(order)
-                self._target.recover(self._journal)
-                self._target.sweep(order.run.encode())
-            except BaseException:
-                self._journal.close()
-                raise
+            self._place = place.find(self._target.root, order.journal)
+            with place.made(self._place, order, self._target.root):
+                self._lock = _take(self._target)
+                base = self._begin(order)
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root)))
-        walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
+        notices = (self._place.notice,) if self._place.notice else ()
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), notices))
+        walker = Walker(order, self._target, self._place.path, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
+
+    def _begin(self, order: Open) -> bytes:
+        """Open the journal and bring TARGET in order; return the directory to which paths are relative."""
+        self._copier = Copier(self._target)
+        self._journal = Journal(self._place.path, order.run, order.judge)
+        try:
+            base = self._begin_audit() if order.audit else self._begin_run(order)
+            self._target.recover(self._journal)
+            self._target.sweep(order.run.encode())
+        except BaseException:
+            self._journal.close()
+            raise
+        return base
 
     def _begin_run(self, order: Open) -> bytes:
         """Record the run; return the directory to which paths are relative."""
@@ -198,8 +205,9 @@ def _prepare(order: Open) -> Target:
 def _prepare_audit(order: Open) -> Target:
     """Find TARGET's journal; raise as `_prepare` does."""
     result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
-    if not os.path.isfile(os.path.join(result.state, b"journal.sqlite")):
-        raise UsageError(f"no run has written to {shown(order.target)}: it holds no .dcmpool with a journal")
+    path = place.find(result.root, order.journal).path
+    if not os.path.isfile(path):
+        raise UsageError(f"no run has written to {shown(order.target)}: there is no journal {shown(path)}")
     return result
 
 
@@ -228,10 +236,10 @@ def _take(target: Target) -> int:
     made: list[bytes] = []
     lock = -1
     try:
-        _make_directories(target.state, made)
+        place.make_directories(target.state, made)
         is_new = not os.path.lexists(path)
         lock = _os.lock_file(path)
-        _make_directories(target.temp, made)
+        place.make_directories(target.temp, made)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.unlink(probe)
         target.sync({os.path.dirname(directory) for directory in made})
@@ -245,18 +253,6 @@ def _take(target: Target) -> int:
                 os.rmdir(directory)
         raise UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
     return lock
-
-
-def _make_directories(path: bytes, made: list[bytes]) -> None:
-    """Make a directory and those missing above it, and add to `made` those that nobody else made meanwhile."""
-    missing = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-            made.append(directory)
 
 
 def _one_line(error: Exception, order: Open) -> str:

@@ -203,6 +203,8 @@ class Open(Message, frozen=True):
     """The version and the settings that decide what fails: failures are settled for them alone."""
     audit: bool = False
     """Whether the results that the journal of TARGET knows are to be checked, and nothing written."""
+    journal: bytes = b""
+    """Where the user wants the journal; b"" for its usual place."""
 
 
 class More(Message, frozen=True):
@@ -309,6 +311,8 @@ class Opened(Message, frozen=True):
     target: bytes
     real: bytes
     """TARGET without symlinks: what runs on it are known by."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of TARGET, a line each."""
 
 
 class Refused(Message, frozen=True):

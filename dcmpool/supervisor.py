@@ -54,6 +54,8 @@ class Task:
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    journal: bytes = b""
+    """Where the journal lies; b"" for its usual place (`place.py`)."""
 
 
 class Supervisor:
@@ -229,6 +231,7 @@ class Supervisor:
             judge=self._judge,
             again=False,
             audit=self._task.audit,
+            journal=self._task.journal,
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(
@@ -282,6 +285,8 @@ class Supervisor:
     def _opened(self, message: Opened, now: float) -> None:
         """SOURCE and TARGET answer and are ours: begin."""
         self._target, self._base = message.target, message.base
+        for text in message.notices:
+            self._happened(Noticed(text=text))
         temp = os.path.join(message.target, b".dcmpool", b"tmp")
         readable: tuple[bytes, ...] = ()
         if not self._unconfined:

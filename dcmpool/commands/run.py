@@ -16,6 +16,7 @@ from dcmpool.options import (
     EvidenceCopy,
     FilesFrom,
     InPlace,
+    Journal,
     MaxDuration,
     MaxFailures,
     MaxInflight,
@@ -58,6 +59,7 @@ def run(
     sandbox: SandboxMode = None,
     evidence_copy: EvidenceCopy = False,
     files_from: FilesFrom = None,
+    journal: Journal = None,
     profile: Profile = None,
     config: ConfigFile = None,
     events: Events = None,
@@ -85,12 +87,12 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from)
+        task = _task(source, output, in_place=in_place, files_from=files_from, journal=journal)
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
-    if not source or output == "" or files_from == "":
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, journal: str | None) -> Task:
+    if not source or "" in (output, files_from, journal):
         raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
@@ -107,4 +109,5 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
+    kept = os.fsencode(os.path.abspath(journal)) if journal else b""
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, journal=kept)

@@ -7,7 +7,7 @@ import typer
 
 from dcmpool.config import load
 from dcmpool.errors import UsageError
-from dcmpool.options import AsJson, ConfigFile, Profile, Quiet, Workers
+from dcmpool.options import AsJson, ConfigFile, Journal, Profile, Quiet, Workers
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, supervise
 
@@ -18,6 +18,7 @@ def verify(
     limit: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
     ] = None,
+    journal: Journal = None,
     profile: Profile = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -35,6 +36,7 @@ def verify(
         flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
         settings = load(profile=profile or "", path=config, flags=flags)
         root = os.fsencode(os.path.abspath(target)) if target else b""
-        if not root:
+        if not root or journal == "":
             raise UsageError("a path is empty")
-        supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)
+        kept = os.fsencode(os.path.abspath(journal)) if journal else b""
+        supervise(Task(b"", root, audit=True, journal=kept), settings, as_json=as_json, quiet=quiet)

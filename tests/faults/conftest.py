@@ -67,7 +67,7 @@ def _is_served(mountpoint: str) -> bool:
 class Disk:
     """A disk under `folder`: `path` is the mount, `real` what lies behind it and never hangs."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, kind: str = "") -> None:
         self.path, self.real = folder / name, folder / f"{name}-real"
         self._control = folder / f"{name}.json"
         self._log = folder / f"{name}.log"
@@ -77,7 +77,7 @@ class Disk:
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "tests.faults.disk"]
             self._process = subprocess.Popen(
-                [*command, str(self.real), str(self.path), str(self._control), str(os.getpid())],
+                [*command, str(self.real), str(self.path), str(self._control), str(os.getpid()), kind],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         wait_for(self._is_up, "the disk")

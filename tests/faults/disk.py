@@ -1,6 +1,6 @@
 """A disk that fails on demand: a FUSE file system over a real directory, in a process of its own.
 
-    python -m tests.faults.disk DIRECTORY MOUNTPOINT CONTROL PARENT
+    python -m tests.faults.disk DIRECTORY MOUNTPOINT CONTROL PARENT [KIND]
 
 CONTROL is a JSON list of rules, read again whenever it changes; `CONTROL.hits` gets a line for each rule met.
 A rule is {"op": ..., "path": pattern, "do": ...}:
@@ -196,8 +196,9 @@ def main(arguments: list[str]) -> None:
     root, mountpoint, control = (Path(argument) for argument in arguments[:3])
     _os.die_with_parent(int(arguments[3]))
     disk = Disk(root, Faults(control))
+    kind = {"subtype": arguments[4]} if arguments[4:5] > [""] else {}
     mfusepy.FUSE(
-        disk, str(mountpoint), foreground=True, fsname=FSNAME, default_permissions=True, hard_remove=True,
+        disk, str(mountpoint), **kind, foreground=True, fsname=FSNAME, default_permissions=True, hard_remove=True,
         max_idle_threads=64, max_threads=256,
     )  # fmt: skip
 
