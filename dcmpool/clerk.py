@@ -109,7 +109,7 @@ class Clerk:
         """Check, lock and open; begin to walk. Return whether the run can begin."""
         self._audit = order.audit
         try:
-            self._target = _prepare_audit(order) if order.audit else _prepare(order)
+            self._target = _prepare_audit(order) if order.audit else prepare(order)
             self._place = place.find(self._target.root, order.journal)
             with place.made(self._place, order, self._target.root):
                 self._lock = _take(self._target)
@@ -181,7 +181,7 @@ class Clerk:
             self._channel.sendall(FROM_CLERK.encode(message))
 
 
-def _prepare(order: Open) -> Target:
+def prepare(order: Open) -> Target:
     """Check SOURCE against TARGET.
 
     Raises
@@ -203,7 +203,7 @@ def _prepare(order: Open) -> Target:
 
 
 def _prepare_audit(order: Open) -> Target:
-    """Find TARGET's journal; raise as `_prepare` does."""
+    """Find TARGET's journal; raise as `prepare` does."""
     result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
     path = place.find(result.root, order.journal).path
     if not os.path.isfile(path):

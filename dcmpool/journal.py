@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from dcmpool import place
 from dcmpool.errors import UsageError
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage
 from dcmpool.protocol import Attempt, Begun, Ending, Result
@@ -94,6 +95,8 @@ class Intent:
 class Journal:
     """One connection to the journal; a thread needs one of its own. `path` is the database file.
 
+    With `read_only` nothing is written, not even what SQLite keeps beside it.
+
     Raises
     ------
     UsageError
@@ -102,24 +105,31 @@ class Journal:
         The storage failed (disk full, I/O error).
     """
 
-    def __init__(self, path: bytes, run: str, judge: str) -> None:
+    def __init__(self, path: bytes, run: str, judge: str, *, read_only: bool = False) -> None:
         self._run = run
         self._judge = judge
-        if os.path.exists(path) and not os.access(path, os.W_OK):
+        if not read_only and os.path.exists(path) and not os.access(path, os.W_OK):
             # SQLite would open it for reading and leave its write-ahead log behind.
             raise UsageError(f"the journal cannot be written: {shown(path)}")
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
+        self._database = sqlite3.connect(
+            place.read_only(path) if read_only else path,
+            isolation_level=None,
+            timeout=30.0,
+            cached_statements=64,
+            uri=read_only,
+        )
         self._database.text_factory = lambda text: text.decode("utf-8", "replace")  # a damaged row may hold anything
         try:
-            self._prepare(path)
+            self._prepare(path, read_only=read_only)
         except BaseException:
             self._database.close()
             raise
 
-    def _prepare(self, path: bytes) -> None:
+    def _prepare(self, path: bytes, *, read_only: bool) -> None:
         try:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            self._database.execute("PRAGMA journal_mode = WAL")
+            if not read_only:
+                self._database.execute("PRAGMA journal_mode = WAL")
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -128,6 +138,8 @@ class Journal:
             raise UsageError(
                 f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool"
             )
+        if read_only:
+            return
         self._database.execute("PRAGMA synchronous = FULL")
         if version == 0:
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")

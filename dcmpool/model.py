@@ -29,6 +29,21 @@ class Outcome(StrEnum):
     """No result; the reason is listed."""
 
 
+class Due(StrEnum):
+    """What a run would do with a file, as far as its name, size and time say."""
+
+    DO = "do"
+    """No run has done it."""
+    AGAIN = "again"
+    """An earlier run had it, but it has to be done anew: source or result changed, or what failed may go well."""
+    SETTLED = "settled"
+    """Ended in an earlier run, and its result still stands."""
+    FAILS = "fails"
+    """Failed before, as it would again, or the target's name or the file itself is not to be had."""
+    LEAVE = "leave"
+    """Left out by design: a special file, a link that leads nowhere."""
+
+
 class Stage(StrEnum):
     """What a busy child is doing."""
 

@@ -115,6 +115,7 @@ SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, req
 EvidenceCopy = Annotated[
     bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.", hidden=True)
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done with each file; write nothing.")]
 Journal = Annotated[str | None, typer.Option(metavar="FILE", help="Where the journal lies. [TARGET/.dcmpool]")]
 FilesFrom = Annotated[str | None, typer.Option(metavar="LIST", help="Only these files, a path a line; - is stdin.")]
 Profile = Annotated[

@@ -74,6 +74,16 @@ def find(target: bytes, chosen: bytes = b"") -> Place:
     return Place(path, f"the target is on a network ({kind}): its journal is kept on this machine, in {shown(path)}")
 
 
+def check(place: Place, order: Open, target: bytes) -> None:
+    """Raise `UsageError` if what lies at a place is no journal of this TARGET, or if none may lie there."""
+    if _real(place.path) == os.path.join(os.path.realpath(target), _IN_TARGET, _NAME):
+        return
+    _refuse_among_files(place.path, order.source, target)
+    _refuse_other_file(place.path)
+    if not (order.audit or order.overwrite):
+        _refuse_other_target(place.path, target)
+
+
 @contextlib.contextmanager
 def made(place: Place, order: Open, target: bytes) -> Iterator[None]:
     """Make the journal's directory, and take it away again if the block fails.
@@ -83,12 +93,8 @@ def made(place: Place, order: Open, target: bytes) -> Iterator[None]:
     UsageError
         The journal cannot be there; nothing was written.
     """
+    check(place, order, target)
     path = place.path
-    if _real(path) != os.path.join(os.path.realpath(target), _IN_TARGET, _NAME):
-        _refuse_among_files(path, order.source, target)
-        _refuse_other_file(path)
-        if not (order.audit or order.overwrite):
-            _refuse_other_target(path, target)
     new: list[bytes] = []
     try:
         make_directories(os.path.dirname(path), new, mode=0o700 if place.notice else 0o777)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import Due, FailureKind, Outcome, Stage
 
 MAX_FRAME_BYTES = 64 * 1024
 """The largest frame a worker may send."""
@@ -381,6 +381,21 @@ class Committed(Message, frozen=True):
     failures: tuple[CommitFailure, ...] = ()
 
 
+class Plan(msgspec.Struct, frozen=True):
+    """What a run would do with a path of SOURCE; `reason` where it would fail, or be left."""
+
+    due: Due
+    path: bytes
+    size: Count = 0
+    reason: str = ""
+
+
+class Planned(Message, frozen=True):
+    """The next paths of a rehearsal."""
+
+    plans: tuple[Plan, ...]
+
+
 class Stopped(Message, frozen=True):
     """The run cannot go on (the journal's storage is full, the target is gone); if `fatal`, the clerk cannot either."""
 
@@ -393,7 +408,7 @@ class Finished(Message, frozen=True):
 
 
 ToClerk = Open | More | Begin | Commit | Settle | Discard | Keep | Finish
-FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Stopped | Finished
+FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Planned | Stopped | Finished
 
 
 # --- supervisor <-> fork server

@@ -12,9 +12,12 @@ from dcmpool import _os
 from dcmpool.config import Config
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.eventlink import STDOUT
+from dcmpool.model import Due
 from dcmpool.progress import Mode, Progress
+from dcmpool.protocol import Plan
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor, Task
+from dcmpool.text import shown, size
 
 INTERRUPTED = 130
 """Exit code, as a shell has it for SIGINT."""
@@ -58,6 +61,31 @@ def supervise(task: Task, settings: Config, *, events: str | None = None, as_jso
     if supervisor.has_lost_children:
         os._exit(report.exit_code)  # no exit hook may wait for what cannot die
     raise typer.Exit(report.exit_code)
+
+
+def rehearse(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+    """Say what a run would do: a line a path on standard output, and counts at the end on standard error.
+
+    `quiet`: the lines of those that would fail, and nothing else; `as_json`: the counts alone.
+    """
+    from dcmpool.rehearsal import Rehearsal  # noqa: PLC0415 - no other command needs it
+
+    def tell(plan: Plan) -> None:
+        if not as_json and (plan.due is Due.FAILS or not quiet):
+            print(f"{plan.due} {shown(plan.path)}")
+
+    rehearsal = Rehearsal(task, settings, tell, lambda text: print(f"dcmpool: {text}", file=sys.stderr))
+    try:
+        rehearsal.run()
+        if as_json:
+            print(rehearsal.to_json())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the lines has seen enough; Python would complain at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not (as_json or quiet):
+        said = ", ".join(f"{rehearsal.counts[due]:,} {due} ({size(rehearsal.bytes[due])})" for due in Due)
+        print(f"dcmpool: {said}; nothing was written", file=sys.stderr)
+    raise typer.Exit(0)
 
 
 def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool, to_stderr: bool) -> None:

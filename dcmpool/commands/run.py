@@ -11,6 +11,7 @@ from dcmpool.options import (
     AsJson,
     Bandwidth,
     ConfigFile,
+    DryRun,
     Engine,
     Events,
     EvidenceCopy,
@@ -36,7 +37,7 @@ from dcmpool.options import (
     size,
 )
 from dcmpool.supervisor import Task
-from dcmpool.terminal import one_line, supervise
+from dcmpool.terminal import one_line, rehearse, supervise
 
 
 def run(
@@ -60,6 +61,7 @@ def run(
     evidence_copy: EvidenceCopy = False,
     files_from: FilesFrom = None,
     journal: Journal = None,
+    dry_run: DryRun = False,
     profile: Profile = None,
     config: ConfigFile = None,
     events: Events = None,
@@ -88,6 +90,10 @@ def run(
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
         task = _task(source, output, in_place=in_place, files_from=files_from, journal=journal)
+        if dry_run:
+            if events is not None:
+                raise UsageError("--dry-run and --events exclude each other: nothing happens")
+            rehearse(task, settings, as_json=as_json, quiet=quiet)
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
