@@ -76,7 +76,7 @@ def find(target: bytes, chosen: bytes = b"") -> Place:
 
 def check(place: Place, order: Open, target: bytes) -> None:
     """Raise `UsageError` if what lies at a place is no journal of this TARGET, or if none may lie there."""
-    if _real(place.path) == os.path.join(os.path.realpath(target), _IN_TARGET, _NAME):
+    if _is_own(place.path, target):
         return
     _refuse_among_files(place.path, order.source, target)
     _refuse_other_file(place.path)
@@ -93,8 +93,11 @@ def made(place: Place, order: Open, target: bytes) -> Iterator[None]:
     UsageError
         The journal cannot be there; nothing was written.
     """
-    check(place, order, target)
     path = place.path
+    if _is_own(path, target):
+        yield  # who makes TARGET makes it
+        return
+    check(place, order, target)
     new: list[bytes] = []
     try:
         make_directories(os.path.dirname(path), new, mode=0o700 if place.notice else 0o777)
@@ -150,6 +153,10 @@ def _state_home() -> bytes:
 
 def _real(path: bytes) -> bytes:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _is_own(path: bytes, target: bytes) -> bool:
+    return _real(path) == os.path.join(os.path.realpath(target), _IN_TARGET, _NAME)
 
 
 def _demand_writable(directory: bytes) -> None:

@@ -192,11 +192,11 @@ def test_two_runs_that_begin_at_once_on_a_new_target_are_told_apart(folder: Path
     """The second finds what the first has made meanwhile, and that it is in use: exit code 3, not 2."""
     arrived, go = folder / "arrived", folder / "go"
 
-    def come_second(right: Callable[[bytes], None] = os.mkdir) -> None:
-        def mkdir(path: bytes) -> None:
+    def come_second(right: Callable[[bytes, int], None] = os.mkdir) -> None:
+        def mkdir(path: bytes, mode: int) -> None:
             arrived.touch()
             until(go.exists, SECONDS)
-            right(path)
+            right(path, mode)
 
         os.mkdir = mkdir  # type: ignore[assignment]  # in a child of its own
 

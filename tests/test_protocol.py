@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcmpool import protocol
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import Due, FailureKind, Outcome, Stage
 from dcmpool.protocol import (
     FROM_CLERK,
     FROM_FORKSERVER,
@@ -56,6 +56,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bytes: st.binary(max_size=60),
     bool: st.booleans(),
     Outcome: st.sampled_from(Outcome),
+    Due: st.sampled_from(Due),
     FailureKind: st.sampled_from(FailureKind),
     FailureKind | None: st.none() | st.sampled_from(FailureKind),
     Stage: st.sampled_from(Stage),
