@@ -19,10 +19,10 @@ from typing import Final
 import msgspec
 
 from dcmpool import __version__, _os, sandbox
-from dcmpool.child import ENVIRONMENT, python_command
 from dcmpool.engines import ENGINE_NAMES, ORDER
 from dcmpool.errors import UsageError
 from dcmpool.evidence import package_versions
+from dcmpool.helper import ENVIRONMENT, python_command
 from dcmpool.syntaxes import JPEG_LS
 
 VECTOR_SECONDS: Final = 20.0
