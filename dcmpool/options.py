@@ -59,6 +59,10 @@ FilesFrom = Annotated[
     str | None,
     typer.Option(metavar="LIST", help="Only these files, a path a line, relative to SOURCE; - reads stdin."),
 ]
+RetryFailed = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Do again what failed in earlier runs: all, or one kind such as TIMEOUT."),
+]
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")]
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]

@@ -38,6 +38,8 @@ class Report(msgspec.Struct, frozen=True):
     exit_code: int
     stopped: str = ""
     """Why the run ended before its work did; "" if it did not."""
+    gone: int = 0
+    """Files of earlier runs that are no longer in SOURCE."""
 
     def to_json(self) -> str:
         """Return one JSON object; what is not UTF-8 in a file name comes as lone surrogates, as Python has them."""
@@ -54,6 +56,7 @@ class Report(msgspec.Struct, frozen=True):
             "kills": self.kills,
             "retries": self.retries,
             "confirmed": self.confirmed,
+            "gone": self.gone,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
             "stopped": self.stopped,
@@ -74,14 +77,17 @@ class Tally:
         self.source_bytes = 0
         self.retries = self.confirmed = 0
         self.files_walked = self.bytes_walked = 0
+        self.gone = 0
+        """Files of earlier runs that are no longer in SOURCE."""
 
     @property
     def ended(self) -> int:
         """How many files have ended, in this run or an earlier one."""
         return sum(self.counts.values())
 
-    def walked(self, files: int, size: int, settled: int) -> None:
+    def walked(self, files: int, size: int, settled: int, gone: int = 0) -> None:
         """Take the walk's totals so far; a restarted clerk begins again at nothing."""
+        self.gone = gone
         self.files_walked = max(self.files_walked, files)
         self.bytes_walked = max(self.bytes_walked, size)
         self.counts[Outcome.SETTLED] = max(self.counts[Outcome.SETTLED], settled)
@@ -89,6 +95,7 @@ class Tally:
     def result(self, result: Result) -> None:
         """Count a file whose result is durable."""
         written = result.written
+        self.confirmed += bool(result.confirmed_by)
         self._count(written.outcome, written.transfer_syntax_uid)
         self.native_bytes += written.native_bytes
         self.source_bytes += written.source_size
@@ -143,6 +150,7 @@ class Tally:
             kills=kills,
             retries=self.retries,
             confirmed=self.confirmed,
+            gone=self.gone,
             seconds=seconds,
             exit_code=exit_code,
             stopped=stopped,

@@ -37,6 +37,10 @@ def print_summary(report: Report, console: "Console") -> None:
     _print_lines(console, "Left out", report.skipped)
     _print_lines(console, "Noted", report.notes)
     print_failures(report, console)
+    if report.gone:
+        files = "1 file of earlier runs is" if report.gone == 1 else f"{report.gone:,} files of earlier runs are"
+        gone = f"{files} no longer in SOURCE; their results are kept, and `dcmpool report` names them"
+        console.print(gone, markup=False, highlight=False, soft_wrap=True)
     pace = report.native_bytes / max(report.seconds, 0.001)
     figures = [f"{duration(report.seconds)}", f"{size(report.native_bytes)} native", f"{size(pace)}/s"]
     counts = ((report.confirmed, "confirmed by a second engine"), (report.kills, "killed"), (report.retries, "retried"))

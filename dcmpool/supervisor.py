@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from subprocess import DEVNULL
 
+import msgspec
+
 from dcmpool import __version__, _os, diagnose, evidence, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import Child, Helper, Stream
@@ -81,6 +83,8 @@ class Task:
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    retry: str = ""
+    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
 
 
 class Supervisor:
@@ -455,6 +459,8 @@ class Supervisor:
                 judge=self._judge,
                 again=self._opened,
                 audit=self._task.audit,
+                retry=self._task.retry,
+                settings=msgspec.json.encode(self._config).decode(),
             )
         )
 
@@ -615,7 +621,7 @@ class Supervisor:
             kills=self._pool.crew.kills,
             seconds=self._clock() - self._begun,
             exit_code=self._pool.exit_code,
-            stopped=str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else "",
+            stopped=self._pool.stopped,
         )
 
 

@@ -49,7 +49,7 @@ def parsed(text: str) -> Any:
 def test_the_report_says_all_that_came_of_the_run() -> None:
     """Every key that scripts rely on, with its shape."""
     tally = Tally()
-    tally.walked(7, 1000, 2)
+    tally.walked(7, 1000, 2, 5)
     tally.result(result(b"good", notes=("a remark",)))
     tally.result(result(b"film", Outcome.KEPT, ("MPEG-4",)))
     tally.ending(ending(b"bad"))
@@ -86,6 +86,7 @@ def test_the_report_says_all_that_came_of_the_run() -> None:
         "kills": 3,
         "retries": 4,
         "confirmed": 0,
+        "gone": 5,
         "seconds": 1.235,
         "exit_code": 1,
         "stopped": "",
