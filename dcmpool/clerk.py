@@ -46,6 +46,8 @@ from dcmpool.text import shown, words
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20
+_GOODBYE_SECONDS = 0.5
+"""How long the walk is waited for at the end: it may hang in a SOURCE that does not answer."""
 
 
 class Clerk:
@@ -126,8 +128,9 @@ class Clerk:
             self._send(Refused(_one_line(error, order), code))
             return False
         self._send(Opened(base, self._target.root))
-        walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
-        threading.Thread(target=walker.run, name="walk", daemon=True).start()
+        self._walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
+        self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
+        self._walk.start()
         if not order.audit:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
@@ -165,6 +168,8 @@ class Clerk:
 
     def _finish(self, order: Finish) -> None:
         self._journal.end_run(order.exit_code, order.totals, complete=order.complete)
+        self._walker.stop()
+        self._walk.join(_GOODBYE_SECONDS)  # the last to close the journal folds its write-ahead log into it
         self._journal.close()
         self._copier.end()
         with contextlib.suppress(OSError):

@@ -181,9 +181,11 @@ class Journal:
 
     def end_walk(self, gone: Iterable[bytes]) -> None:
         """Keep which files of earlier runs are no longer in SOURCE; forget what other walks over all of it have met."""
-        with _transaction(self._database):
-            self._database.execute("DELETE FROM notes WHERE run <> ?", (self._run,))
-            self._database.execute("DELETE FROM gone")
+        old = "SELECT EXISTS (SELECT 1 FROM notes WHERE run <> ?) OR EXISTS (SELECT 1 FROM gone)"
+        if self._database.execute(old, (self._run,)).fetchone()[0]:
+            with _transaction(self._database):
+                self._database.execute("DELETE FROM notes WHERE run <> ?", (self._run,))
+                self._database.execute("DELETE FROM gone")
         paths = iter(gone)
         while batch := [(path,) for path in islice(paths, 1000)]:
             with _transaction(self._database):  # not one over all: whoever commits results waits for it

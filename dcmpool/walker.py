@@ -48,6 +48,12 @@ class Walker:
         self._notes: list[Noted] = []
         self._files = self._bytes = self._settled = self._known = self._gone = 0
         self._flushed = time.monotonic()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have the walk end where it is; called by another thread."""
+        self._stopped = True
+        self._credit.release()
 
     def run(self) -> None:
         """Walk to the end, and say so; or say why not."""
@@ -55,6 +61,8 @@ class Walker:
             with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
                 known = self._journal.known() if self._is_whole() else 0
                 for found in self._recorded() if self._order.audit else self._paths():
+                    if self._stopped:
+                        return
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                         self._flush()
