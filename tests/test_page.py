@@ -49,7 +49,7 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     make_series(series / "good", slices=4, size=64)
     (series / "bad & <worse>").mkdir()
     whole = (series / "good" / "CT0001.dcm").read_bytes()
-    for name in ("spin.dcm", "refused_memory.dcm"):
+    for name in ("spin.dcm", "refused_memory.dcm", "spin_with_turbo.dcm"):
         (series / "bad & <worse>" / name).write_bytes(whole)
     (series / "bad & <worse>" / ODD).write_bytes(whole[:-900])
     (series / "gone.dcm").write_bytes(whole)
@@ -121,11 +121,11 @@ def test_json_has_the_same_and_totals_that_add_up(command: Command, bad_day: tup
     assert totals["counts"]["failed"] == counts["failed"] == sum(totals["failures"].values()) == 3
     assert totals["counts"]["skipped"] == counts["skipped"] == 1
     done = sum(totals["counts"][name] for name in ("decompressed", "copied", "other", "kept"))
-    assert done == counts["settled"] + totals["gone"] == 6
+    assert done == counts["settled"] + totals["gone"] == 7
     assert totals["gone"] == summary["gone"] == 1
     first, last = report["runs"]
-    assert first["totals"]["counts"]["decompressed"] == 5
-    assert last["totals"]["files"] == 8
+    assert first["totals"]["counts"]["decompressed"] == 6
+    assert last["totals"]["files"] == 9
     assert last["settings"]["limits"]["attempt_seconds"] == 1.0
     assert last["versions"].keys() >= {"dcmpool", "Python", "pydicom", "python-gdcm"}
     assert (last["exit_code"], last["complete"]) == (1, True)
@@ -136,12 +136,14 @@ def test_the_page_says_what_happened_to_each_bad_file_and_what_to_do(page: Path)
     """Names are escaped, and nothing is loaded from anywhere."""
     text = page.read_text("utf-8")
     assert re.findall(r'<section id="(\w+)">', text) == SECTIONS
-    assert "3 of 10 files failed" in text
+    assert "3 of 11 files failed" in text
     assert ODD not in text
     words = html.unescape(re.sub("<[^>]*>", "", text))
     for name in (ODD, "spin.dcm", "refused_memory.dcm", "pipe", "gone.dcm"):
         assert name in words
     assert "spinning in the decoder" in words
+    kills = html.unescape(re.sub("<[^>]*>", "", text[text.index('id="kills"') : text.index('id="folders"')]))
+    assert re.search(r"spin_with_turbo\.dcm\s+complete, decompressed by gdcm", kills)
     assert "std::bad_alloc" in words
     assert re.search(r"python -m dcmpool attempt '.*spin\.dcm' --engine gdcm --limit 1 ", words)
     assert "in <module>" in words or "decode" in words  # a stack
@@ -150,6 +152,13 @@ def test_the_page_says_what_happened_to_each_bad_file_and_what_to_do(page: Path)
     assert "JPEG Lossless SV1 (.70)" in words
     assert "limits.attempt_seconds" in words
     assert not re.search(r"""src=|href=(?!"#)|url\(|@import|https?:""", text)
+
+
+def test_who_confirmed_a_result_is_known(command: Command) -> None:
+    make_series(command.path / "series", slices=2, size=64)
+    assert command.run("run", "series", "-o", "native", "--verify", "second").code == 0
+    for row in rows(command.run("report", "native", "--csv", "-").out).values():
+        assert row["confirmed_by"] not in ("", row["engine"])
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
