@@ -28,7 +28,7 @@ from tests.test_journal import VERSION_1
 
 command = pytest.fixture(own_command)
 
-ODD = '<b>&"quoted"\'.dcm'
+ODD = '<b>&"quoted"\'' + 12 * "unbroken" + ".dcm"
 SECTIONS = ["summary", "next", "failures", "kills", "folders", "time", "syntaxes", "slowest", "others", "runs"]
 
 
