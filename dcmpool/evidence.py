@@ -113,7 +113,7 @@ def _shown(path: bytes) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of dcmpool, of Python, and of the packages that decode."""
-    return {"dcmpool": __version__, "Python": ".".join(map(str, sys.version_info[:3]))} | package_versions()
+    return {"dcmpool": __version__, "python": ".".join(map(str, sys.version_info[:3]))} | package_versions()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
-from tests.command import Command, Ended, Record, own_command, tree
+from tests.command import Command, Ended, Record, long_series, own_command, tree
 from tests.encoders import compressed
 from tests.series import check_series, make_series, native_series, pixel_digest
 
@@ -200,6 +201,19 @@ def test_a_source_that_changed_failed_and_was_repaired_is_done(command: Command,
     again = command.run(*RUN)
     assert again.code == 0, again
     assert counts(again) == {"settled": 5, "decompressed": 1}
+
+
+def test_an_interrupted_walk_leaves_nothing_beside_the_journal(command: Command) -> None:
+    """It waits for work to be done, far from its end; its connection to the journal is closed all the same."""
+    long_series(command.path / "series")
+    (command.path / "own.toml").write_text("[work]\nscan_ahead = 2\n")
+    running = command.start(*RUN, "--config", "own.toml")
+    running.wait_for(lambda: list((command.path / "native").glob("*.dcm")))
+    running.send(signal.SIGINT)
+    ended = running.end()
+    assert ended.code == 130
+    assert ended.summary["counts"]["decompressed"] < 40
+    assert {path.name for path in (command.path / "native" / ".dcmpool").iterdir()} == {"journal.sqlite", "lock"}
 
 
 def test_old_temp_files_are_swept(command: Command, record: Record) -> None:

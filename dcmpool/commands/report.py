@@ -13,6 +13,8 @@ from dcmpool.errors import UsageError
 from dcmpool.terminal import one_line
 from dcmpool.text import shown, words
 
+_JOURNAL = b"journal.sqlite"
+
 
 def report(
     target: Annotated[str, typer.Argument(help="What runs have written.", metavar="TARGET")],
@@ -44,7 +46,9 @@ def report(
         root = os.fsencode(os.path.abspath(target))
         if html is None and csv is None and json is None:
             html = os.fsdecode(root) + "-report.html"
-        database = os.fsencode(journal) if journal else os.path.join(root, b".dcmpool", b"journal.sqlite")
+        database = os.fsencode(os.path.abspath(journal)) if journal else os.path.join(root, b".dcmpool", _JOURNAL)
+        if os.path.isdir(database):
+            database = os.path.join(database, _JOURNAL)
         with contextlib.closing(History(database)) as history:
             review = Review(history, os.path.join(root, b".dcmpool", b"evidence")) if html or json else None
             if html and review:
