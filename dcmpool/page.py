@@ -1,10 +1,10 @@
 """The report as one page of HTML that needs nothing but itself."""
 
+import json
 import os
 import shlex
 import time
 from importlib.resources import files
-from typing import Any
 
 from dcmpool import __version__, plot
 from dcmpool.advice import MEANING, NEXT_STEP, OUTCOMES
@@ -19,6 +19,8 @@ _SHORT = 0.9995
 
 START = '<!doctype html>\n<html lang="en">\n<meta name="generator" content="dcmpool">'
 """How each page begins, by which it is known as one."""
+
+_STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped", "t": "traced"}
 
 
 def render(review: Review, target: bytes) -> str:
@@ -53,6 +55,7 @@ def render(review: Review, target: bytes) -> str:
         next_step=NEXT_STEP,
         charts=plot.charts(review.timeline),
         stack=stack,
+        states=_STATES,
         settings=_settings,
         version=__version__,
         now=time.time(),
@@ -84,12 +87,12 @@ def _command(review: Review, target: bytes) -> str:
     return f"dcmpool run {shlex.quote(shown(source))} {way}"
 
 
-def _settings(run: Run) -> list[tuple[str, Any]]:
-    """Return the settings of a run by section and name."""
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """Return the settings of a run by section and name, the values as in a configuration file."""
     found = []
     for section, table in run.settings.items():
         for name, value in table.items() if isinstance(table, dict) else ():
-            found.append((f"{section}.{name}", "" if value is None else value))
+            found.append((f"{section}.{name}", json.dumps(value)))
     return found
 
 

@@ -43,12 +43,33 @@ class Listed:
         return self.count - len(self.entries)
 
 
+class Process(msgspec.Struct, frozen=True):
+    """A child at the last look, as `evidence.py` has it."""
+
+    state: str = ""
+    system_call: str = ""
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What is kept of a death; `folder` is where."""
+
+    file: str = ""
+    engine: str = ""
+    kind: str = ""
+    cause: str = ""
+    repeat: str = ""
+    process: Process | None = None
+    folder: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Kill:
     """A file over which children died, or had to be killed: each such attempt, and what was kept of it."""
 
     row: Row
-    deaths: list[tuple[Attempt, dict[str, Any]]]
+    deaths: list[tuple[Attempt, Diagnosis | None]]
 
 
 @dataclass(slots=True)
@@ -126,7 +147,7 @@ class Review:
     def _take_attempts(self, row: Row) -> None:
         name = row.path.decode("utf-8", "backslashreplace")
         deaths = [
-            (attempt, self._evidence.get((name, attempt.engine, attempt.kind), {}))
+            (attempt, self._evidence.get((name, attempt.engine, attempt.kind)))
             for attempt in row.ending().attempts
             if attempt.kind in DEATHS
         ]
@@ -159,27 +180,26 @@ class Review:
         return listed
 
 
-def _evidence(folder: bytes) -> dict[tuple[str, str, str], dict[str, Any]]:
+def _evidence(folder: bytes) -> dict[tuple[str, str, str], Diagnosis]:
     """Return what is kept of deaths, by file, engine and kind: the newest ones."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], Diagnosis] = {}
     try:
         names = sorted(os.scandir(folder), key=lambda entry: entry.stat().st_mtime_ns)[-_MAX_EVIDENCE:]
     except OSError:
         return found
     for entry in names:
         try:
-            facts = msgspec.json.decode(_start_of(entry.path, b"diagnosis.json"), type=dict[str, Any])
+            facts = msgspec.json.decode(_start_of(entry.path, b"diagnosis.json"), type=Diagnosis)
         except (OSError, msgspec.DecodeError):
             continue
-        file, engine, kind = (str(facts.get(name, "")) for name in ("file", "engine", "kind"))
-        found[file, engine, kind] = facts | {"folder": entry.path}
+        found[facts.file, facts.engine, facts.kind] = msgspec.structs.replace(facts, folder=entry.path)
     return found
 
 
-def stack(evidence: dict[str, Any]) -> str:
+def stack(evidence: Diagnosis) -> str:
     """Return the Python stack of a child that was killed; "" if none was kept."""
     try:
-        return _start_of(evidence["folder"], b"stack.txt").decode("utf-8", "backslashreplace")
+        return _start_of(evidence.folder, b"stack.txt").decode("utf-8", "backslashreplace")
     except OSError:
         return ""
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -159,6 +160,20 @@ def test_who_confirmed_a_result_is_known(command: Command) -> None:
     assert command.run("run", "series", "-o", "native", "--verify", "second").code == 0
     for row in rows(command.run("report", "native", "--csv", "-").out).values():
         assert row["confirmed_by"] not in ("", row["engine"])
+
+
+def test_evidence_that_cannot_be_understood_is_passed_over(
+    command: Command, bad_day: tuple[Path, dict[str, Any]]
+) -> None:
+    """Whatever somebody has done to it: the page says what the journal knows."""
+    shutil.copytree(bad_day[0] / "native", command.path / "native")
+    kept = sorted((command.path / "native" / ".dcmpool" / "evidence").iterdir())
+    for folder, text in zip(kept, ("[]", '{"file": 5}', "{}", "{", '{"process": {"state": []}}'), strict=False):
+        (folder / "diagnosis.json").write_text(text)
+        (folder / "stack.txt").unlink(missing_ok=True)
+    (kept[-1] / "diagnosis.json").unlink()
+    assert command.run("report", "native").code == 0
+    assert "spinning in the decoder" in (command.path / "native-report.html").read_text()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
