@@ -33,8 +33,8 @@ def report(
     Without --csv and --json it is one page that any browser shows, offline. A run may be on meanwhile.
 
     \b
-    dcmpool report archive-decompressed
-    dcmpool report archive-decompressed --csv - | grep broken.dcm
+    python -m dcmpool report archive-decompressed
+    python -m dcmpool report archive-decompressed --csv - | grep broken.dcm
     """
     from dcmpool import export, page  # noqa: PLC0415 - of no use to a run
     from dcmpool.history import History  # noqa: PLC0415
