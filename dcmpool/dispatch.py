@@ -76,20 +76,21 @@ class Dispatcher:
         worker.engine = message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
         most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
+        worker.result_bytes = most
         worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.engine, most))
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
         worker.pause(message, now)
         if message.writer:
-            self._gate.request_writer(worker.id)
+            self._gate.request_writer(worker.id, worker.result_bytes)
         else:
             self._gate.request_bytes(worker.id, message.bytes)
         self.grant(now)
 
     def grant(self, now: float) -> None:
         """Let through the gate whom there is room for."""
-        for number in self._gate.grant():
+        for number in self._gate.grant(now):
             worker = self._crew[number]
             if worker.phase is Phase.WAITING and worker.job:
                 worker.resume(now)

@@ -333,6 +333,8 @@ class Opened(Message, frozen=True):
     base: bytes
     """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
+    real: bytes
+    """TARGET without symlinks: what runs on it are known by."""
 
 
 class Refused(Message, frozen=True):
@@ -383,6 +385,7 @@ class Scanned(Message, frozen=True):
     bytes: Count
     settled: Count
     complete: bool
+    settled_bytes: Count = 0
     gone: Count = 0
     """Files of earlier runs that are no longer in SOURCE: known at the end of a walk over all of it."""
 

@@ -46,7 +46,7 @@ class Walker:
         self._committing = committing
         self._items: list[Item] = []
         self._notes: list[Noted] = []
-        self._files = self._bytes = self._settled = self._known = self._gone = 0
+        self._files = self._bytes = self._settled = self._settled_bytes = self._known = self._gone = 0
         self._flushed = time.monotonic()
         self._stopped = False
 
@@ -151,9 +151,11 @@ class Walker:
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
         self._known += row is not None
         if row is not None and self._is_settled(found, row):
-            self._settled += row.kind is None
             if row.kind is not None:
                 self._send(Earlier(row.ending()))
+            else:
+                self._settled += 1
+                self._settled_bytes += found.size
             return
         obstacle = self._target.obstacle(found.path, row)
         if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
@@ -218,7 +220,8 @@ class Walker:
             self._items.clear()
 
     def _report(self, *, complete: bool) -> None:
-        self._send(Scanned(self._files, self._bytes, self._settled, complete, self._gone))
+        totals = (self._files, self._bytes, self._settled)
+        self._send(Scanned(*totals, complete, self._settled_bytes, self._gone))
 
 
 def _names_in(directory: bytes) -> frozenset[bytes] | None:
