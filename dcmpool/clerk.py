@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import threading
 
-from dcmpool import _os
+from dcmpool import _os, evidence
 from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
@@ -46,6 +46,8 @@ from dcmpool.text import shown, words
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20
+_GOODBYE_SECONDS = 0.5
+"""How long the walk is waited for at the end: it may hang in a SOURCE that does not answer."""
 
 
 class Clerk:
@@ -96,10 +98,10 @@ class Clerk:
                 return True
         return False
 
-    def _keep(self, evidence: Keep) -> None:
-        self._target.keep(evidence.name, evidence.files)
-        if evidence.copy:
-            self._copier.add(evidence.name, evidence.copy)
+    def _keep(self, death: Keep) -> None:
+        self._target.keep(death.name, death.files)
+        if death.copy:
+            self._copier.add(death.name, death.copy)
 
     def _settle(self, endings: list[Ending]) -> None:
         if not self._audit:  # which finds what it finds, and changes nothing
@@ -126,15 +128,18 @@ class Clerk:
             self._send(Refused(_one_line(error, order), code))
             return False
         self._send(Opened(base, self._target.root, os.path.realpath(self._target.root)))
-        walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
-        threading.Thread(target=walker.run, name="walk", daemon=True).start()
+        self._walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
+        self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
+        self._walk.start()
+        if not order.audit:
+            self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
 
     def _begin_run(self, order: Open) -> bytes:
         """Record the run; return the directory to which paths are relative."""
         self._check_source(order)
         base = base_of(order.source)
-        self._journal.begin_run(base, self._target.root)
+        self._journal.begin_run(base, self._target.root, order.settings)
         return base
 
     def _begin_audit(self) -> bytes:
@@ -162,7 +167,9 @@ class Clerk:
         )
 
     def _finish(self, order: Finish) -> None:
-        self._journal.end_run(order.exit_code, complete=order.complete)
+        self._journal.end_run(order.exit_code, order.totals, complete=order.complete)
+        self._walker.stop()
+        self._walk.join(_GOODBYE_SECONDS)  # the last to close the journal folds its write-ahead log into it
         self._journal.close()
         self._copier.end()
         with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from dcmpool import __version__
 from dcmpool.commands.attempt import attempt
 from dcmpool.commands.control import control
 from dcmpool.commands.doctor import doctor
+from dcmpool.commands.report import report
 from dcmpool.commands.run import run
 from dcmpool.commands.status import status
 from dcmpool.commands.verify import verify
@@ -42,7 +43,7 @@ def _root(
     """Decompress DICOM series and archives; no file can stop the run."""
 
 
-for _command in (run, status, control, verify, attempt, doctor):
+for _command in (run, status, control, report, verify, attempt, doctor):
     app.command()(_command)
 
 

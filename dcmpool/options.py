@@ -119,6 +119,9 @@ FilesFrom = Annotated[str | None, typer.Option(metavar="LIST", help="Only these 
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"{', '.join(p for p in profiles() if p != 'default')}.")
 ]
+RetryFailed = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Do failures of earlier runs again: all, or a kind.")
+]
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
 Events = Annotated[str | None, typer.Option(metavar="FILE", help="Write all that happens as JSON Lines; - is stdout.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]

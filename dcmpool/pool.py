@@ -42,6 +42,7 @@ from dcmpool.protocol import (
     Ready,
     Scanned,
     Stopped,
+    Totals,
     Wants,
     Written,
 )
@@ -140,7 +141,7 @@ class Pool:
     def welcome_clerk(self, now: float) -> None:
         """Tell a clerk what it may send, and what an earlier one has not acknowledged; or that all is over."""
         if self._finishing:
-            self.ledger.finish(self.exit_code, now, complete=not self.draining)
+            self._tell_finish(now)
         else:
             self.ledger.welcome(now)
 
@@ -161,7 +162,7 @@ class Pool:
             case Earlier():
                 self.tally.ending(message.ending, earlier=True)
             case Scanned():
-                self.tally.walked(message.files, message.bytes, message.settled, message.settled_bytes)
+                self.tally.walked(message)
                 self.jobs.walked = message.complete
             case Committed():
                 for reason in self.ledger.committed(message, now):
@@ -350,4 +351,17 @@ class Pool:
             self.crew.retire(worker, now)
         if self.crew.living == 0:
             self._finishing = True
-            self.ledger.finish(self.exit_code, now, complete=not self.draining)
+            self._tell_finish(now)
+
+    def _tell_finish(self, now: float) -> None:
+        tally = self.tally
+        totals = Totals(
+            files=tally.files_walked,
+            bytes=tally.bytes_walked,
+            counts={outcome.value: count for outcome, count in tally.counts.items() if count},
+            kills=self.crew.kills,
+            retries=tally.retries,
+            gone=tally.gone,
+            stopped=self.stopped,
+        )
+        self.ledger.finish(self.exit_code, now, complete=not self.draining, totals=totals)

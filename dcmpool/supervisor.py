@@ -54,6 +54,8 @@ class Task:
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    retry: str = ""
+    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
 
 
 class Supervisor:
@@ -229,6 +231,8 @@ class Supervisor:
             judge=self._judge,
             again=False,
             audit=self._task.audit,
+            retry=self._task.retry,
+            settings=msgspec.json.encode(self._config).decode(),
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(

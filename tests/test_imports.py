@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
     "numpy", "pydicom", "gdcm", "_gdcm", "imagecodecs", "openjpeg", "rle", "jpeg_ls", "pylibjpeg", "xxhash", "sqlite3",
+    "jinja2",
     "dcmpool.worker", "dcmpool.clerk", "dcmpool.forkserver", "dcmpool.instance", "dcmpool.native", "dcmpool.verify",
     "dcmpool.journal", "dcmpool.commit", "dcmpool.scan", "dcmpool.source", "dcmpool.dataset", "dcmpool.engines.gdcm",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from dcmpool import pathlist
 from dcmpool.config import load
 from dcmpool.errors import UsageError
+from dcmpool.model import FailureKind
 from dcmpool.options import (
     AsJson,
     Bandwidth,
@@ -25,6 +26,7 @@ from dcmpool.options import (
     Overwrite,
     Profile,
     Quiet,
+    RetryFailed,
     SandboxMode,
     SecondsLimit,
     Source,
@@ -34,6 +36,7 @@ from dcmpool.options import (
     Workers,
     size,
 )
+from dcmpool.protocol import ALL_KINDS
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, supervise
 
@@ -58,6 +61,7 @@ def run(
     sandbox: SandboxMode = None,
     evidence_copy: EvidenceCopy = False,
     files_from: FilesFrom = None,
+    retry_failed: RetryFailed = None,
     profile: Profile = None,
     config: ConfigFile = None,
     events: Events = None,
@@ -85,11 +89,21 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from)
+        task = _task(source, output, in_place=in_place, files_from=files_from, retry=_kind(retry_failed))
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
+def _kind(retry: str | None) -> str:
+    """Return what of earlier failures is done again, as `Task` has it."""
+    if retry is None:
+        return ""
+    for known in (ALL_KINDS, *FailureKind):
+        if retry.lower() == known.lower():
+            return str(known)
+    raise UsageError(f"--retry-failed {retry}: choose {ALL_KINDS} or one of {', '.join(FailureKind)}")
+
+
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, retry: str) -> Task:
     if not source or output == "" or files_from == "":
         raise UsageError("a path is empty")
     if in_place and output is not None:
@@ -107,4 +121,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, retry=retry)
