@@ -147,6 +147,23 @@ def sync_directory(path: bytes) -> None:
         os.close(fd)
 
 
+def make_directory(path: bytes, *, durable: bool, mode: int = 0o777) -> None:
+    """Make a directory and its missing parents, where they are missing; raise OSError where that fails."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        try:
+            os.mkdir(directory, mode)
+        except FileExistsError:
+            if not os.path.isdir(directory):
+                raise
+        else:
+            if durable:
+                sync_directory(os.path.dirname(directory))
+
+
 def lock_file(path: bytes) -> int:
     """Take the lock and return its descriptor; the kernel gives it back when the process ends.
 

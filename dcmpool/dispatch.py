@@ -52,14 +52,20 @@ class Dispatcher:
         self._base, self._temp = base, temp
         self._target = dirname(dirname(temp))
 
-    def dispatch(self, now: float) -> None:
-        """Give each free child something to do, as far as there is anything for it."""
+    def dispatch(self, now: float, uncommitted: int) -> None:
+        """Give each free child something to do, as far as there is anything for it.
+
+        `uncommitted`: results that the clerk has not given their names yet. In place no more of them and of those to
+        come stand beside their originals than there are workers: the disk may have room for no more.
+        """
         for worker in (worker for worker in self._crew if worker.is_free):
             if unchecked := self._opinions.next_for(worker.id):
                 self._assign_check(worker, unchecked, now)
                 continue
             if self._opinions and self._crew.living == 1:
                 self._crew.retire(worker, now)  # the only child cannot judge its own work
+                continue
+            if self._in_place and uncommitted + self._results_under_way() >= self._config.work.workers:
                 continue
             busy = self._crew.count(Phase.BUSY, Phase.WAITING) > 0 or len(self._opinions) > 0
             job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
@@ -111,6 +117,9 @@ class Dispatcher:
         self._limit.learn(written.transfer_syntax_uid, written.engine, written.native_bytes, written.seconds)
         self._gate.learn(written.size, written.write_seconds)
 
+    def _results_under_way(self) -> int:
+        return len(self._opinions) + sum(worker.job is not None for worker in self._crew)
+
     def _assign(self, worker: Worker, job: Job, now: float) -> None:
         temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
         granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
@@ -128,6 +137,7 @@ class Dispatcher:
             alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
+            split_links=self._config.work.hard_links == "split",
         )
         self._emit(SendTo(worker.id, order))
 

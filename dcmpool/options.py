@@ -17,6 +17,13 @@ class Others(StrEnum):
     SKIP = "skip"
 
 
+class WhatOfLinks(StrEnum):
+    """What becomes of files with several names, in place."""
+
+    REFUSE = "refuse"
+    SPLIT = "split"
+
+
 def size(text: str) -> int:
     """Return the MiB of a size such as 512M, 2G or a number of bytes, rounded up."""
     units = {"K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
@@ -54,6 +61,12 @@ Verify = Annotated[
 SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, require or off. [auto]")]
 EvidenceCopy = Annotated[
     bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.")
+]
+Backup = Annotated[
+    str | None, typer.Option(metavar="DIR", help="In place: keep each original in DIR, of the tree's shape.")
+]
+HardLinks = Annotated[
+    WhatOfLinks | None, typer.Option(help="In place: files with several names. [refuse]", case_sensitive=False)
 ]
 FilesFrom = Annotated[
     str | None,

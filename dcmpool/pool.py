@@ -182,12 +182,13 @@ class Pool:
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
-        self.ledger.send_held(now, at_once=self.draining)
+        # In place, what is held keeps others from beginning; what comes while the clerk is busy is one transaction too.
+        self.ledger.send_held(now, at_once=self.draining or self._in_place)
         self._watch_storage(now)
         if not self.draining and not self._storage.is_stalled:
             if self._is_open:
                 self._launch_missing(now)
-            self._dispatcher.dispatch(now)
+            self._dispatcher.dispatch(now, len(self.ledger.committing))
         if not self.draining:
             self.ledger.pay_credit()
         self._finish(now)

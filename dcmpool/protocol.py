@@ -69,6 +69,8 @@ class Assign(Message, frozen=True):
     """When the child's own alarm ends it, should nobody else."""
     granted_bytes: Count
     granted_writer: bool
+    split_links: bool = False
+    """In place: whether one name of several that the file has may be replaced."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -203,6 +205,9 @@ class Open(Message, frozen=True):
     """The version and the settings that decide what fails: failures are settled for them alone."""
     audit: bool = False
     """Whether the results that the journal of TARGET knows are to be checked, and nothing written."""
+    split_links: bool = False
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
 
 
 class More(Message, frozen=True):

@@ -79,6 +79,8 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
 
@@ -455,6 +457,8 @@ class Supervisor:
                 judge=self._judge,
                 again=self._opened,
                 audit=self._task.audit,
+                split_links=self._config.work.hard_links == "split",
+                backup=self._task.backup,
             )
         )
 

@@ -566,15 +566,22 @@ class World:
             assert ahead + self.pool.jobs.holding_credit <= self._most_credit, "the walk may run too far ahead"
         self._check_tokens()
         self._check_results()
+        if self.in_place:
+            working = [child for child in self.children.values() if child.order and not self._is_lost(child)]
+            unconfirmed = len(self.pool.opinions) + len(self.temps & (self.promised | self._held()))
+            assert len(working) + unconfirmed <= self.settings.work.workers, "more beside the originals than workers"
 
     def _check_results(self) -> None:
         waiting = [unchecked.temp for unchecked in self.pool.opinions]
         waiting += [worker.unchecked.temp for worker in self.pool.crew if worker.unchecked]
-        held = {result.temp for result in self.pool.ledger.held}
-        fates = sorted([*(self.promised | held), *self.discarded, *waiting])
+        committed = self.promised | self._held()
+        fates = sorted([*committed, *self.discarded, *waiting])
         assert fates == sorted(self.written), "a result that is lost, or has two fates"
-        assert self.judged <= self.promised | held, "a result that was confirmed and is not committed"
+        assert self.judged <= committed, "a result that was confirmed and is not committed"
         assert not (self.pool.draining and self.pool.opinions), "a result waits for an opinion while draining"
+
+    def _held(self) -> set[bytes]:
+        return {result.temp for result in self.pool.ledger.held}
 
     def _check_tokens(self) -> None:
         gate = self.pool.gate

@@ -9,10 +9,12 @@ from dcmpool.config import load
 from dcmpool.errors import UsageError
 from dcmpool.options import (
     AsJson,
+    Backup,
     ConfigFile,
     Engine,
     EvidenceCopy,
     FilesFrom,
+    HardLinks,
     InPlace,
     MaxInflight,
     MaxWriters,
@@ -36,6 +38,8 @@ def run(
     source: Source,
     output: Output = None,
     in_place: InPlace = False,
+    backup: Backup = None,
+    hard_links: HardLinks = None,
     workers: Workers = None,
     engine: Engine = None,
     limit: SecondsLimit = None,
@@ -63,24 +67,28 @@ def run(
     """
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
-        "work": work | {"verify": verify, "evidence_copy": evidence_copy or None},
+        "work": work
+        | {"verify": verify, "evidence_copy": evidence_copy or None, "hard_links": hard_links and hard_links.value},
         "limits": {"attempt_seconds": limit},
         "gate": {"max_writers": max_writers, "max_inflight_mib": size(max_inflight) if max_inflight else None},
         "sandbox": {"mode": sandbox},
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from)
+        if not in_place and (backup is not None or hard_links):
+            raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
+        task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup)
         supervise(task, settings, as_json=as_json, quiet=quiet)
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
-    if not source or output == "" or files_from == "":
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, backup: str | None) -> Task:
+    if "" in (source, output, files_from, backup):
         raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     try:
         full = Path(os.path.abspath(source))
+        kept = os.path.abspath(backup) if backup else ""
     except FileNotFoundError as error:
         raise UsageError("the current directory no longer exists") from error
     if in_place:
@@ -92,4 +100,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept))
