@@ -10,9 +10,6 @@ from tests.series import check_series, make_series
 
 command = pytest.fixture(own_command)
 
-CALLS = "rename,linkat,fdatasync"
-"""The clerk's alone: workers call others, such as fsync, and a file over which they die is one that has failed."""
-
 
 @pytest.fixture
 def record(command: Command) -> Record:
@@ -20,9 +17,12 @@ def record(command: Command) -> Record:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
-def test_a_clerk_that_is_killed_at_each_call_loses_nothing(command: Command, record: Record) -> None:
-    """Each name has its original, or the whole result and a backup of the original; the next run finishes."""
+@pytest.mark.parametrize("call", ["linkat", "rename", "fdatasync"])
+def test_a_clerk_that_is_killed_at_each_call_loses_nothing(command: Command, record: Record, call: str) -> None:
+    """Each name has its original, or the whole result and a backup of the original; the next run finishes.
+
+    The calls are the clerk's alone: workers use fsync, and a file over which they die is one that has failed.
+    """
     if shutil.which("strace") is None:
         pytest.skip("there is no strace")
     shutil.copytree(command.path / "series", command.path / "pristine")
@@ -34,8 +34,8 @@ def test_a_clerk_that_is_killed_at_each_call_loses_nothing(command: Command, rec
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(command.path / "pristine", source)
         # A clerk that takes the place of a dead one may die too; after three of them the run ends.
-        inject = f"inject={CALLS}:signal=SIGKILL:when={number}"
-        traced = ["strace", "-f", "-o", str(log), "-e", f"trace={CALLS}", "-e", inject]
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        traced = ["strace", "-f", "-o", str(log), "-e", f"trace={call}", "-e", inject]
         ended = command.run("run", "series", "--in-place", "--backup", "kept", "--workers", "2", under=traced)
         assert ended.code in (0, 70), ended
         found, originals = tree(source), tree(kept)
@@ -49,4 +49,4 @@ def test_a_clerk_that_is_killed_at_each_call_loses_nothing(command: Command, rec
         assert tree(kept) == before
         if " = ?" not in log.read_text():
             break
-    assert number > 10, "the calls of a run were not met"
+    assert number > 1, "the calls of a run were not met"
