@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcmpool.errors import LockedError, UsageError
@@ -80,6 +81,31 @@ def end_children(pids: set[int], seconds: float) -> None:
         os.close(pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
+
+
+@contextlib.contextmanager
+def orphans_adopted(seconds: float) -> Iterator[None]:
+    """Have what a dead child leaves behind become ours, and end with the block: killed, and waited for that long."""
+    before = children()
+    adopt_orphans()
+    try:
+        yield
+    finally:
+        end_children(children() - before, seconds)
+        adopt_orphans(wanted=False)
+
+
+def wait_for_death(pidfds: set[int], seconds: float) -> None:
+    """Wait until all these processes are dead, but not longer: what hangs in the kernel may never be."""
+    living = set(pidfds)
+    poll = select.poll()
+    for fd in living:
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while living and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            poll.unregister(fd)
+            living.discard(fd)
 
 
 def sealed_memory(name: str, size: int) -> int:

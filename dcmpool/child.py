@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -33,6 +34,18 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 """What every process of ours runs with: one thread a library, one arena, nobody else's modules."""
+_WHAT_TO_DO = {
+    errno.EMFILE: "allow more open files (ulimit -n) or use fewer --workers",
+    errno.ENFILE: "the whole machine has too many open files",
+    errno.EAGAIN: "allow more processes (ulimit -u) or use fewer --workers",
+    errno.ENOMEM: "use fewer --workers",
+}
+
+
+def refusal(error: OSError) -> str:
+    """Say what the machine refused, and what to do about it."""
+    todo = _WHAT_TO_DO.get(error.errno or 0)
+    return f"{error.strerror}: {todo}" if todo else error.strerror or str(error)
 
 
 def python_command(module: str, *arguments: str) -> list[str]:

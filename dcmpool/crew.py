@@ -71,7 +71,7 @@ class Crew:
 
     def not_launched(self, number: int) -> None:
         """Forget a child that cannot even be asked for."""
-        del self._workers[number]
+        self._workers.pop(number, None)
 
     def forget_unborn(self) -> None:
         """Forget the children that the fork server has not made: it is dead."""

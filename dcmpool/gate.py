@@ -6,6 +6,7 @@ closes by itself. Storage that merely slows down narrows it: see `Window`.
 """
 
 from collections import deque
+from statistics import median
 
 _MIB = 1024 * 1024
 _WRITES = 64
@@ -62,6 +63,7 @@ class WriteGate:
         self.max_writers = max_writers
         self._window = Window(max_writers)
         self._adaptive = adaptive
+        self._write_seconds: deque[float] = deque(maxlen=_WRITES)
         self._bytes: dict[int, int] = {}
         self._writers: set[int] = set()
         self._waiting_bytes: deque[tuple[int, int]] = deque()
@@ -81,6 +83,11 @@ class WriteGate:
     def open_to(self) -> int:
         """How many may write at once, as things stand."""
         return self._window.size
+
+    @property
+    def write_seconds(self) -> float | None:
+        """How long a write takes, the median of the last ones; None before the first."""
+        return median(self._write_seconds) if self._write_seconds else None
 
     @property
     def waiting(self) -> int:
@@ -125,6 +132,7 @@ class WriteGate:
 
     def learn(self, size: int, seconds: float) -> None:
         """Take note of how long a write of `size` bytes took."""
+        self._write_seconds.append(seconds)
         if self._adaptive:
             self._window.learn(size, seconds)
 

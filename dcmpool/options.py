@@ -75,4 +75,5 @@ FilesFrom = Annotated[
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help=f"{', '.join(profiles())}.")]
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+Events = Annotated[str | None, typer.Option(metavar="FILE", help="Write what happens, as JSON Lines; - is stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures alone.")]

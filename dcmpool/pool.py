@@ -14,12 +14,13 @@ deadline to SIGKILL it is the grace and one wait; at the end no child is left th
 
 from os.path import basename
 
-from dcmpool.actions import Action, Look, Notice
+from dcmpool.actions import Action, Happened, Look, Notice
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew
 from dcmpool.dispatch import Dispatcher, scratch_name
 from dcmpool.endings import Endings, how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
+from dcmpool.events import StorageChanged
 from dcmpool.gate import WriteGate
 from dcmpool.jobs import Jobs
 from dcmpool.ledger import Ledger
@@ -50,19 +51,19 @@ from dcmpool.stall import StorageWatch, Wait
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
 
-    def __init__(self, config: Config, run: str, *, in_place: bool, tally: Tally) -> None:
+    def __init__(self, config: Config, run: str, *, in_place: bool) -> None:
         self._config = config
-        self._run = run
+        self.run = run
         self._in_place = in_place
         self._actions: list[Action] = []
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
         self._shut_since: float | None = None
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
-        self.tally = tally
         self.error: DcmpoolError | None = None
         self.draining = False
         emit = self._actions.append
+        self.tally = tally = Tally(emit)
         self.gate = WriteGate(
             config.gate.max_inflight_mib * MIB, config.gate.max_writers, adaptive=config.gate.adaptive
         )
@@ -97,6 +98,17 @@ class Pool:
     def needs_clerk(self) -> bool:
         """Whether a clerk that dies has to be replaced."""
         return not (self._clerk_ended or self._gave_up)
+
+    @property
+    def state(self) -> str:
+        """What the run is at, in a word."""
+        if self.draining:
+            return "draining"
+        return "stalled" if self._storage.is_stalled else "running"
+
+    def stall_text(self, now: float) -> str:
+        """Say whose storage has not answered; "" if it does."""
+        return self._storage.text(now) if self._storage.is_stalled else ""
 
     @property
     def exit_code(self) -> int:
@@ -142,9 +154,9 @@ class Pool:
             case Noted():
                 self.tally.noted(message)
             case Earlier():
-                self.tally.ending(message.ending)
+                self.tally.ending(message.ending, earlier=True)
             case Scanned():
-                self.tally.walked(message.files, message.bytes, message.settled)
+                self.tally.walked(message.files, message.bytes, message.settled, message.settled_bytes)
                 self.jobs.walked = message.complete
             case Committed():
                 for reason in self.ledger.committed(message, now):
@@ -257,7 +269,7 @@ class Pool:
         `out_of_memory` says how that is known, if it is what the child died of.
         """
         worker = self.crew.bury(number)
-        self.ledger.discard(scratch_name(self._run, number), *([basename(worker.temp)] if worker.temp else []))
+        self.ledger.discard(scratch_name(self.run, number), *([basename(worker.temp)] if worker.temp else []))
         if worker.job is not None:
             self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):
@@ -295,6 +307,8 @@ class Pool:
         waits = self.crew.waits() + self.ledger.waits(is_open=self._is_open) + self._waits_at_gate(now)
         if text := self._storage.look(waits, now):
             self._actions.append(Notice(text))
+            side = self._storage.side
+            self._actions.append(Happened(StorageChanged(stalled=self._storage.is_stalled, side=side, text=text)))
         if self._storage.is_hopeless(now) and not self._gave_up:
             self.stop(StoppedError(self._storage.text(now)))
             self.give_up(now)

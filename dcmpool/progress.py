@@ -4,6 +4,7 @@ A thread of its own writes, because a terminal may be stopped (Ctrl-S) and a pip
 must not wait for either. The loop only leaves the latest snapshot here and never calls into the terminal.
 """
 
+import os
 import sys
 import threading
 from collections import deque
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dcmpool.events import Snapshot
 from dcmpool.text import duration, shown, size
 
 if TYPE_CHECKING:
@@ -32,55 +34,21 @@ class Mode(StrEnum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """What one worker is on."""
-
-    path: bytes
-    stage: str
-    phase: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A run at one moment."""
-
-    ended: int
-    walked: int
-    walk_complete: bool
-    source_bytes: int
-    walked_bytes: int
-    native_bytes: int
-    failed: int
-    kills: int
-    retries: int
-    seconds: float
-    activities: tuple[Activity, ...]
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """How long the rest will take at the pace so far; None while that cannot be known."""
-        if not self.walk_complete or not self.source_bytes or self.seconds < 1:
-            return None
-        return self.seconds * max(0, self.walked_bytes - self.source_bytes) / self.source_bytes
-
-    def line(self) -> str:
-        """Return the run in one line."""
-        walk = "" if self.walk_complete else " found so far"
-        pace = max(self.seconds, 0.001)
-        parts = [
-            f"{self.ended:,} of {self.walked:,} files{walk}",
-            f"{size(self.native_bytes)} native",
-            f"{self.ended / pace:,.0f} files/s",
-            f"{size(self.source_bytes / pace)}/s read",
-        ]
-        if self.remaining_seconds is not None:
-            parts.append(f"{duration(self.remaining_seconds)} left")
-        for count, noun in ((self.failed, "failed"), (self.kills, "killed"), (self.retries, "retried")):
-            if count:
-                parts.append(f"{count:,} {noun}")
-        return ", ".join(parts)
+def line(snapshot: Snapshot) -> str:
+    """Return the run in one line."""
+    walk = "" if snapshot.walk_complete else " found so far"
+    parts = [
+        f"{snapshot.files:,} of {snapshot.files_found:,} files{walk}",
+        f"{size(snapshot.native_bytes)} native",
+        f"{snapshot.overall.files_per_second:,.0f} files/s",
+        f"{size(snapshot.overall.bytes_per_second)}/s read",
+    ]
+    if snapshot.remaining is not None:
+        parts.append(f"{duration(snapshot.remaining.seconds)} left")
+    for count, noun in ((snapshot.failed, "failed"), (snapshot.kills, "killed"), (snapshot.retries, "retried")):
+        if count:
+            parts.append(f"{count:,} {noun}")
+    return ", ".join(parts)
 
 
 @dataclass(slots=True)
@@ -157,7 +125,7 @@ class Progress:
                 for notice in notices:
                     print(f"dcmpool: {notice}", file=sys.stderr, flush=True)
                 if snapshot and not closed:
-                    print(snapshot.line(), file=sys.stderr, flush=True)
+                    print(line(snapshot), file=sys.stderr, flush=True)
             except (OSError, ValueError):
                 return  # nobody reads any more: the run goes on
 
@@ -187,18 +155,18 @@ def _view(snapshot: Snapshot, width: int) -> "RenderableType":
     grid = Table.grid()
     grid.add_row(
         ProgressBar(
-            total=max(1, snapshot.walked),
-            completed=snapshot.ended,
+            total=max(1, snapshot.files_found),
+            completed=snapshot.files,
             width=min(width, 80),
             pulse=not snapshot.walk_complete,
         )
     )
-    grid.add_row(Text(snapshot.line(), overflow="ellipsis", no_wrap=True))
-    for activity in snapshot.activities[:_MAX_ACTIVITIES]:
-        stage = activity.stage if activity.phase == "busy" else activity.phase
-        label = f"  {stage:8} {activity.seconds:6.1f} s  {shown(activity.path)}"
-        style = "yellow" if activity.seconds > _SLOW_SECONDS else ""
+    grid.add_row(Text(line(snapshot), overflow="ellipsis", no_wrap=True))
+    for doing in snapshot.workers[:_MAX_ACTIVITIES]:
+        stage = doing.stage if doing.phase == "busy" else doing.phase
+        label = f"  {stage:8} {doing.seconds:6.1f} s  {shown(os.fsencode(doing.path))}"
+        style = "yellow" if doing.seconds > _SLOW_SECONDS else ""
         grid.add_row(Text(label, style=style, overflow="ellipsis", no_wrap=True))
-    if len(snapshot.activities) > _MAX_ACTIVITIES:
-        grid.add_row(Text(f"  and {len(snapshot.activities) - _MAX_ACTIVITIES} more workers"))
+    if len(snapshot.workers) > _MAX_ACTIVITIES:
+        grid.add_row(Text(f"  and {len(snapshot.workers) - _MAX_ACTIVITIES} more workers"))
     return grid

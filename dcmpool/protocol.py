@@ -362,6 +362,7 @@ class Scanned(Message, frozen=True):
     bytes: Count
     settled: Count
     complete: bool
+    settled_bytes: Count = 0
 
 
 class CommitFailure(msgspec.Struct, frozen=True):

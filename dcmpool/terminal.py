@@ -10,7 +10,8 @@ import typer
 
 from dcmpool import _os
 from dcmpool.config import Config
-from dcmpool.errors import DcmpoolError
+from dcmpool.errors import DcmpoolError, UsageError
+from dcmpool.eventlink import STDOUT
 from dcmpool.progress import Mode, Progress
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor, Task
@@ -32,16 +33,24 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+def supervise(task: Task, settings: Config, *, events: str | None = None, as_json: bool, quiet: bool) -> NoReturn:
+    """Do a run with its progress on the terminal and its summary at the end; exit with its code.
+
+    `events` says where the event stream goes; if to standard output, the summary goes to standard error.
+    """
+    if events == "":
+        raise UsageError("a path is empty")
+    if as_json and events == STDOUT:
+        raise UsageError("--json and --events - both want standard output: give --events a file")
     mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
     progress = Progress(mode)
-    supervisor = Supervisor(task, settings, progress)
+    supervisor = Supervisor(task, settings, progress, events=events)
     try:
         report = supervisor.run()
     finally:
         progress.close()
     try:
-        _print(report, as_json=as_json, quiet=quiet, audit=task.audit)
+        _print(report, as_json=as_json, quiet=quiet, audit=task.audit, to_stderr=events == STDOUT)
     except OSError:
         # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
         for fd in (1, 2):
@@ -51,7 +60,7 @@ def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> No
     raise typer.Exit(report.exit_code)
 
 
-def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
+def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool, to_stderr: bool) -> None:
     if as_json:
         print(report.to_json(), flush=True)
         return
@@ -66,5 +75,5 @@ def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
     if quiet:
         print_failures(report, Console(stderr=True))
     else:
-        (print_audit if audit else print_summary)(report, Console())
+        (print_audit if audit else print_summary)(report, Console(stderr=to_stderr))
         sys.stdout.flush()

@@ -13,7 +13,7 @@ from dcmpool.actions import Look
 from dcmpool.config import MIB
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.lifecycle import Phase
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import FailureKind, Outcome, Side, Stage
 from dcmpool.opinions import MAX_OPINIONS
 from dcmpool.protocol import (
     Assign,
@@ -554,6 +554,9 @@ def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() ->
     world.stalled = False
     world.advance(1.0)
     assert world.notices[-1] == "storage answers again"
+    assert [(event.stalled, event.side) for event in world.storage[:1]] == [(True, Side.TARGET)]
+    assert [(event.stalled, event.side) for event in world.storage[-1:]] == [(False, None)]
+    assert [event.text for event in world.storage] == world.notices
     world.advance(7.0)
     assert world.pool.crew.kills == 0
     world.advance(1.0)

@@ -11,8 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
+from dcmpool.actions import Action, CloseChild, Examine, Happened, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
 from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
+from dcmpool.events import Event, FileEnded, StorageChanged
 from dcmpool.jobs import MAX_ATTEMPTS
 from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind, Outcome, Side, Stage
@@ -43,7 +44,6 @@ from dcmpool.protocol import (
     Wants,
     Written,
 )
-from dcmpool.report import Tally
 
 STATUS_SECONDS = 1.0
 """How long the supervisor waits for the exit status of a child that is proved dead."""
@@ -130,8 +130,12 @@ class World:
         self.settings = settings
         self.in_place = in_place
         self.files = list(files)
-        self.tally = Tally()
-        self.pool = Pool(settings, "run", in_place=in_place, tally=self.tally)
+        self.pool = Pool(settings, "run", in_place=in_place)
+        self.tally = self.pool.tally
+        self.told: Counter[str] = Counter()
+        """How often the event stream was told of a file's end."""
+        self.storage: list[StorageChanged] = []
+        """What it was told of storage."""
         self.children: dict[int, SimChild] = {}
         self.clerk = SimClerk()
         self.stalled = False
@@ -239,6 +243,15 @@ class World:
                 self._told(action.message)
             case Notice():
                 self.notices.append(action.text)
+            case Happened():
+                self._hear(action.event)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, FileEnded):
+            self.told[event.path] += 1
+            assert self.told[event.path] == 1, "told twice of a file's end"
+        elif isinstance(event, StorageChanged):
+            self.storage.append(event)
 
     # --- children
 
@@ -644,6 +657,7 @@ class World:
             assert not self.temps
             assert self.pool.gate.waiting == 0
         assert self.tally.ended <= len(self.files)
+        assert self.told.total() == self.tally.ended, "the event stream was not told of each file"
         assert self.promised | self.discarded == set(self.written), "a result that nobody cared for"
         assert not self.promised & self.discarded
 

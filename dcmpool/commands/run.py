@@ -12,6 +12,7 @@ from dcmpool.options import (
     Backup,
     ConfigFile,
     Engine,
+    Events,
     EvidenceCopy,
     FilesFrom,
     HardLinks,
@@ -53,6 +54,7 @@ def run(
     files_from: FilesFrom = None,
     profile: Profile = None,
     config: ConfigFile = None,
+    events: Events = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -78,7 +80,7 @@ def run(
         if not in_place and (backup is not None or hard_links):
             raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
         task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup)
-        supervise(task, settings, as_json=as_json, quiet=quiet)
+        supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
 def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, backup: str | None) -> Task:
