@@ -43,8 +43,8 @@ from dcmpool.protocol import (
     Settle,
     Stopped,
 )
-from dcmpool.scan import base_of
 from dcmpool.text import shown, words
+from dcmpool.tree import base_of
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20

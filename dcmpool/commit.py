@@ -20,8 +20,8 @@ from dcmpool.backup import Backup, OtherBackupError
 from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
-from dcmpool.scan import STATE_DIRECTORY
 from dcmpool.text import linked, shown
+from dcmpool.tree import STATE_DIRECTORY
 
 _PORTION_BYTES = 64 << 20
 """Originals that one commit may have to copy."""

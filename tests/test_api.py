@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -249,3 +250,8 @@ def test_to_import_it_costs_nothing() -> None:
     assert ran.stdout.strip() == "[]"
     with pytest.raises(AttributeError):
         dcmpool.nothing_of_that_name  # noqa: B018 - to see that it is not there
+
+
+def test_no_module_takes_the_name_of_what_is_exported() -> None:
+    """To import such a module would put it in the function's place."""
+    assert not {module.name for module in pkgutil.iter_modules(dcmpool.__path__)} & set(dcmpool.__all__)
