@@ -190,6 +190,14 @@ class Doing(Part, frozen=True, kw_only=True):
     limit_seconds: Seconds
 
 
+class Refused(Part, frozen=True, kw_only=True):
+    """A file that has failed."""
+
+    path: str
+    kind: FailureKind | None
+    reason: str
+
+
 class Snapshot(Event, frozen=True, kw_only=True, tag="progress"):
     """The run at one moment, once a second."""
 
@@ -217,6 +225,8 @@ class Snapshot(Event, frozen=True, kw_only=True, tag="progress"):
     """null while that cannot be known."""
     gate: GateState
     workers: tuple[Doing, ...]
+    refused: tuple[Refused, ...]
+    """The last three files that have failed, the latest first."""
     storage: str
     """What is to be said of storage that does not answer; "" if it does."""
 

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
+from itertools import islice
 
-from dcmpool.events import Doing, GateState, Snapshot
+from dcmpool.events import Doing, GateState, Refused, Snapshot
 from dcmpool.model import Outcome
 from dcmpool.pace import Pace
 from dcmpool.pool import Pool
 
 _SAMPLE_SECONDS = 1.0
+_REFUSED = 3
+"""How many files that have failed are shown."""
 
 
 class Overview:
@@ -58,6 +61,10 @@ class Overview:
             remaining=self._pace.remaining(left) if pool.jobs.walked else None,
             gate=self._gate(),
             workers=self._workers(now),
+            refused=tuple(
+                Refused(path=os.fsdecode(ending.path), kind=ending.kind, reason=ending.reason)
+                for ending in islice(reversed(tally.failed.values()), _REFUSED)
+            ),
             storage=pool.stall_text(now),
         )
 

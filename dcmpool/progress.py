@@ -4,26 +4,21 @@ A thread of its own writes, because a terminal may be stopped (Ctrl-S) and a pip
 must not wait for either. The loop only leaves the latest snapshot here and never calls into the terminal.
 """
 
-import os
 import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from dcmpool import view
 from dcmpool.events import Snapshot
-from dcmpool.text import duration, shown, size
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
+_MANY_SECONDS = 60.0
+"""How often a run of hours gets a line."""
+_SHORT_SECONDS = 120.0
 _JOIN_SECONDS = 1.0
-_MAX_ACTIVITIES = 16
-_SLOW_SECONDS = 2.0
-"""An attempt that takes longer is shown in another colour."""
 
 
 class Mode(StrEnum):
@@ -32,23 +27,6 @@ class Mode(StrEnum):
     LIVE = "live"
     PLAIN = "plain"
     OFF = "off"
-
-
-def line(snapshot: Snapshot) -> str:
-    """Return the run in one line."""
-    walk = "" if snapshot.walk_complete else " found so far"
-    parts = [
-        f"{snapshot.files:,} of {snapshot.files_found:,} files{walk}",
-        f"{size(snapshot.native_bytes)} native",
-        f"{snapshot.overall.files_per_second:,.0f} files/s",
-        f"{size(snapshot.overall.bytes_per_second)}/s read",
-    ]
-    if snapshot.remaining is not None:
-        parts.append(f"{duration(snapshot.remaining.seconds)} left")
-    for count, noun in ((snapshot.failed, "failed"), (snapshot.kills, "killed"), (snapshot.retries, "retried")):
-        if count:
-            parts.append(f"{count:,} {noun}")
-    return ", ".join(parts)
 
 
 @dataclass(slots=True)
@@ -63,9 +41,11 @@ class Progress:
     _due: float = 0.0
     _thread: threading.Thread | None = None
 
-    @property
-    def _interval(self) -> float:
-        return _LIVE_SECONDS if self.mode is Mode.LIVE else _PLAIN_SECONDS
+    def _interval(self, seconds: float) -> float:
+        """Return how long a snapshot is good for, of a run that has gone on for that long."""
+        if self.mode is Mode.LIVE:
+            return _LIVE_SECONDS
+        return _PLAIN_SECONDS if seconds < _SHORT_SECONDS else _MANY_SECONDS
 
     def is_due(self, now: float) -> bool:
         """Whether a new snapshot is wanted. The first one waits its turn: a short run needs no progress."""
@@ -75,12 +55,12 @@ class Progress:
         """Return when a new snapshot will be wanted."""
         if self.mode is Mode.OFF:
             return None
-        self._due = self._due or now + self._interval
+        self._due = self._due or now + self._interval(0.0)
         return self._due
 
     def show(self, snapshot: Snapshot, now: float) -> None:
         """Show the run as it is."""
-        self._due = now + self._interval
+        self._due = now + self._interval(snapshot.at_seconds)
         with self._changed:
             self._latest = snapshot
             self._changed.notify()
@@ -125,7 +105,7 @@ class Progress:
                 for notice in notices:
                     print(f"dcmpool: {notice}", file=sys.stderr, flush=True)
                 if snapshot and not closed:
-                    print(line(snapshot), file=sys.stderr, flush=True)
+                    print(view.line(snapshot), file=sys.stderr, flush=True)
             except (OSError, ValueError):
                 return  # nobody reads any more: the run goes on
 
@@ -142,31 +122,6 @@ class Progress:
                     for notice in notices:
                         live.console.print(f"dcmpool: {notice}", markup=False, highlight=False)
                     if snapshot:
-                        live.update(_view(snapshot, console.width), refresh=True)
+                        live.update(view.screen(snapshot, console.width), refresh=True)
         except (OSError, ValueError):
             return  # the terminal is gone: the run goes on
-
-
-def _view(snapshot: Snapshot, width: int) -> "RenderableType":
-    from rich.progress_bar import ProgressBar  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    grid = Table.grid()
-    grid.add_row(
-        ProgressBar(
-            total=max(1, snapshot.files_found),
-            completed=snapshot.files,
-            width=min(width, 80),
-            pulse=not snapshot.walk_complete,
-        )
-    )
-    grid.add_row(Text(line(snapshot), overflow="ellipsis", no_wrap=True))
-    for doing in snapshot.workers[:_MAX_ACTIVITIES]:
-        stage = doing.stage if doing.phase == "busy" else doing.phase
-        label = f"  {stage:8} {doing.seconds:6.1f} s  {shown(os.fsencode(doing.path))}"
-        style = "yellow" if doing.seconds > _SLOW_SECONDS else ""
-        grid.add_row(Text(label, style=style, overflow="ellipsis", no_wrap=True))
-    if len(snapshot.workers) > _MAX_ACTIVITIES:
-        grid.add_row(Text(f"  and {len(snapshot.workers) - _MAX_ACTIVITIES} more workers"))
-    return grid
