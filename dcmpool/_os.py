@@ -175,6 +175,12 @@ def arm_alarm(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def be_nice(pid: int, more: int) -> None:
+    """Have a process, and those that it will start, let others go first (setpriority(2))."""
+    if more:
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, pid) + more))
+
+
 def send_signal(pidfd: int, pid: int, number: int) -> None:
     """Signal a child and its process group; a dead one is left alone.
 

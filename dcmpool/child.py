@@ -126,9 +126,11 @@ class Child:
 
 
 class Helper:
-    """A process of our own code, started by `subprocess`, on a socket of its own."""
+    """A process of our own code, started by `subprocess`, on a socket of its own; `nice`: as nice(1) takes it."""
 
-    def __init__(self, module: str, *arguments: str, packets: bool, stdin: int | None = subprocess.DEVNULL) -> None:
+    def __init__(
+        self, module: str, *arguments: str, packets: bool, stdin: int = subprocess.DEVNULL, nice: int = 0
+    ) -> None:
         kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         ours.setblocking(False)
@@ -146,6 +148,7 @@ class Helper:
                 env=os.environ | ENVIRONMENT,
             )
         self.pidfd = os.pidfd_open(self._process.pid)
+        _os.be_nice(self._process.pid, nice)
         self.is_closed = False
 
     @property

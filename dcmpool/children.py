@@ -21,13 +21,14 @@ from dcmpool.child import Child, refusal
 from dcmpool.config import MIB, Config
 from dcmpool.dispatch import scratch_name
 from dcmpool.endings import how_it_died
-from dcmpool.events import Event, WorkerDied
+from dcmpool.events import Event
 from dcmpool.evidence import MAX_KEPT, Death, with_share
 from dcmpool.forklink import ForkLink
 from dcmpool.memory import OUT_OF_MEMORY, Killer
 from dcmpool.model import FailureKind, Stage
 from dcmpool.pool import Pool
 from dcmpool.protocol import Exited, Failed, Keep, Launch, Launched, Message, ProtocolError
+from dcmpool.telling import worker_died
 
 _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
@@ -69,7 +70,13 @@ class Children:
         self._tell = tell
         self._happened = happened
         self._maker = ForkLink(
-            selector, pool, worker_module, launched=self._on_launched, exited=self._on_exited, happened=happened
+            selector,
+            pool,
+            worker_module,
+            nice=config.work.nice,
+            launched=self._on_launched,
+            exited=self._on_exited,
+            happened=happened,
         )
         self._children: dict[int, Child] = {}
         self._awaiting_code: dict[int, float] = {}
@@ -260,7 +267,7 @@ class Children:
             memory_mib=self._config.limits.memory_mib,
             evidence=child.seen[1] if child.seen else None,
         )
-        self._happened(_died(death, worker.job.dispatched, child.pid, name))
+        self._happened(worker_died(death, worker.job.dispatched, child.pid, name))
         if not name:
             return
         kept = evidence.files(death, _os.read_bytes(child.output), _os.read_bytes(child.trace))
@@ -284,19 +291,3 @@ class Children:
         for number in list(self._children):
             self.forget(number)
         self._maker.close()
-
-
-def _died(death: Death, attempt: int, pid: int, evidence_name: str) -> WorkerDied:
-    return WorkerDied(
-        path=os.fsdecode(death.path),
-        attempt=attempt,
-        pid=pid,
-        kind=FailureKind(death.kind),
-        reason=death.reason,
-        cause=death.cause,
-        engine=death.engine,
-        stage=death.stage,
-        seconds=max(0.0, death.seconds),
-        limit_seconds=death.limit_seconds,
-        evidence=evidence_name,
-    )

@@ -127,7 +127,7 @@ class Clerk:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._send(Opened(base, self._target.root))
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root)))
         walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True

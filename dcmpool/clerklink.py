@@ -28,6 +28,7 @@ class ClerkLink:
         order: Open,
         stdin: int,
         *,
+        nice: int,
         opened: Callable[[Opened, float], None],
         now: Callable[[], float],
     ) -> None:
@@ -35,6 +36,7 @@ class ClerkLink:
         self._pool = pool
         self._order = order
         self._stdin = stdin
+        self._nice = nice
         self._opened = opened
         self._now = now
         self._helper: Helper | None = None
@@ -42,7 +44,7 @@ class ClerkLink:
 
     def start(self) -> None:
         """Start it, and have it look at SOURCE and TARGET."""
-        self._helper = Helper("dcmpool.clerk", packets=False, stdin=self._stdin)
+        self._helper = Helper("dcmpool.clerk", packets=False, stdin=self._stdin, nice=self._nice)
         self._stream = Stream(self._helper.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)

@@ -52,11 +52,11 @@ class Dispatcher:
         self._base, self._temp = base, temp
         self._target = dirname(dirname(temp))
 
-    def dispatch(self, now: float, uncommitted: int) -> None:
+    def dispatch(self, now: float, most: int) -> None:
         """Give each free child something to do, as far as there is anything for it.
 
-        `uncommitted`: results that the clerk has not given their names yet. In place no more of them and of those to
-        come stand beside their originals than there are workers: the disk may have room for no more.
+        `most`: results that may be made, and judged, at a time; in place alone, where each stands beside its original
+        and the disk may have room for no more.
         """
         for worker in (worker for worker in self._crew if worker.is_free):
             if unchecked := self._opinions.next_for(worker.id):
@@ -65,7 +65,7 @@ class Dispatcher:
             if self._opinions and self._crew.living == 1:
                 self._crew.retire(worker, now)  # the only child cannot judge its own work
                 continue
-            if self._in_place and uncommitted + self._results_under_way() >= self._config.work.workers:
+            if self._in_place and self._results_under_way() >= most:
                 continue
             busy = self._crew.count(Phase.BUSY, Phase.WAITING) > 0 or len(self._opinions) > 0
             job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
@@ -82,20 +82,21 @@ class Dispatcher:
         worker.engine = message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
         most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
+        worker.result_bytes = most
         worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.engine, most))
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
         worker.pause(message, now)
         if message.writer:
-            self._gate.request_writer(worker.id)
+            self._gate.request_writer(worker.id, worker.result_bytes)
         else:
             self._gate.request_bytes(worker.id, message.bytes)
         self.grant(now)
 
     def grant(self, now: float) -> None:
         """Let through the gate whom there is room for."""
-        for number in self._gate.grant():
+        for number in self._gate.grant(now):
             worker = self._crew[number]
             if worker.phase is Phase.WAITING and worker.job:
                 worker.resume(now)

@@ -118,9 +118,8 @@ class EventLink:
         self._buffer += self._line(event)
 
     def _line(self, event: Event) -> bytes:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         at_seconds = round(time.monotonic() - self._begun, 3)
-        return encode(msgspec.structs.replace(event, time=now, at_seconds=at_seconds))
+        return encode(msgspec.structs.replace(event, time=utc_now(), at_seconds=at_seconds))
 
     def flush(self) -> None:
         """Send what waits, and have the loop woken when more goes."""
@@ -208,6 +207,11 @@ class EventLink:
             self._scribe.kill()
             self._scribe.close()
             self._scribe = None
+
+
+def utc_now() -> str:
+    """Return the time as events have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _descriptor(to: str) -> int | None:

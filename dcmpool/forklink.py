@@ -37,6 +37,7 @@ class ForkLink:
         pool: Pool,
         worker_module: str,
         *,
+        nice: int,
         launched: Callable[[Launched, int], None],
         exited: Callable[[Exited], None],
         happened: Callable[[Event], None],
@@ -44,6 +45,7 @@ class ForkLink:
         self._selector = selector
         self._pool = pool
         self._worker_module = worker_module
+        self._nice = nice
         self._launched = launched
         self._exited = exited
         self._happened = happened
@@ -53,7 +55,7 @@ class ForkLink:
 
     def start(self) -> None:
         """Start it; it loads the codecs, and takes requests meanwhile."""
-        self._helper = Helper("dcmpool.forkserver", self._worker_module, packets=True)
+        self._helper = Helper("dcmpool.forkserver", self._worker_module, packets=True, nice=self._nice)
         self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)
 

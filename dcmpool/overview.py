@@ -65,7 +65,7 @@ class Overview:
                 Refused(path=os.fsdecode(ending.path), kind=ending.kind, reason=ending.reason)
                 for ending in islice(reversed(tally.failed.values()), _REFUSED)
             ),
-            storage=pool.stall_text(now),
+            storage=pool.brakes.stall_text(now),
         )
 
     def _gate(self) -> GateState:

@@ -12,20 +12,21 @@ alone; a result is committed only after `Written` of that very attempt; every bu
 deadline to SIGKILL it is the grace and one wait; at the end no child is left that is not LOST.
 """
 
+from datetime import datetime
 from os.path import basename
 
-from dcmpool.actions import Action, Happened, Look, Notice
+from dcmpool.actions import Action, Look
+from dcmpool.brakes import Brakes
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew
 from dcmpool.dispatch import Dispatcher, scratch_name
 from dcmpool.endings import Endings, how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
-from dcmpool.events import StorageChanged
 from dcmpool.gate import WriteGate
 from dcmpool.jobs import Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Phase, Worker
-from dcmpool.model import Outcome, Side
+from dcmpool.model import Outcome
 from dcmpool.opinions import Opinions
 from dcmpool.protocol import (
     Checked,
@@ -45,7 +46,6 @@ from dcmpool.protocol import (
     Written,
 )
 from dcmpool.report import Tally
-from dcmpool.stall import StorageWatch, Wait
 
 
 class Pool:
@@ -58,20 +58,24 @@ class Pool:
         self._actions: list[Action] = []
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
-        self._shut_since: float | None = None
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
+        self._wanted = config.work.workers
+        self._why = ""
         self.error: DcmpoolError | None = None
         self.draining = False
         emit = self._actions.append
         self.tally = tally = Tally(emit)
         self.gate = WriteGate(
-            config.gate.max_inflight_mib * MIB, config.gate.max_writers, adaptive=config.gate.adaptive
+            config.gate.max_inflight_mib * MIB,
+            config.gate.max_writers,
+            adaptive=config.gate.adaptive,
+            rate=config.gate.bytes_per_second,
         )
         self.jobs = Jobs()
         self.crew = Crew(config, self.gate, emit)
         self.ledger = Ledger(self.jobs, tally, config.work.scan_ahead, emit)
         self.opinions = Opinions(config.second_share(in_place=in_place), self.jobs, self.ledger)
-        self._storage = StorageWatch(config.storage)
+        self.brakes = Brakes(config, emit)
         self._endings = Endings(self.crew, self.jobs, self.ledger, self.opinions, self.stop)
         self._dispatcher = Dispatcher(config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place)
 
@@ -85,8 +89,9 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
-        storage = None if self._gave_up else self._storage.next_deadline()
-        moments = (self._due, self.crew.next_deadline(), self.ledger.next_deadline(), storage)
+        brakes = self.brakes.next_deadline(ends=self.draining, hopes=not self._gave_up)
+        parts = (self.crew.next_deadline(), self.ledger.next_deadline(), self.gate.next_deadline())
+        moments = (self._due, brakes, *parts)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -102,13 +107,12 @@ class Pool:
     @property
     def state(self) -> str:
         """What the run is at, in a word."""
-        if self.draining:
-            return "draining"
-        return "stalled" if self._storage.is_stalled else "running"
+        return "draining" if self.draining else self.brakes.state
 
-    def stall_text(self, now: float) -> str:
-        """Say whose storage has not answered; "" if it does."""
-        return self._storage.text(now) if self._storage.is_stalled else ""
+    @property
+    def stopped(self) -> str:
+        """Why the run ends before its work is done; "" if it does not."""
+        return str(self.error) if self.error else self._why if self.draining else ""
 
     @property
     def exit_code(self) -> int:
@@ -123,6 +127,7 @@ class Pool:
 
     def begin(self, now: float) -> None:
         """Wait for the clerk, which looks at SOURCE and TARGET."""
+        self.brakes.terms.begin(now)
         self.ledger.begin(now)
 
     def opened(self, base: bytes, temp: bytes, now: float) -> None:
@@ -170,16 +175,25 @@ class Pool:
             case _:
                 raise AssertionError(f"unexpected from the clerk: {message}")
 
-    def drain(self) -> None:
+    def employ(self, workers: int) -> None:
+        """Have so many children from now on; those that are too many end when they are done with what they do."""
+        self._wanted = workers
+
+    def drain(self, why: str = "interrupted") -> None:
         """Begin no new job; let those under way end. Where the run has not even begun, it is over."""
-        self.draining = True
+        self._why = self._why or why
+        self._end_early()
         if not self._is_open:
             self._finishing = self._clerk_ended = True
 
     def stop(self, error: DcmpoolError) -> None:
         """End the run early, resumable, for a reason of its own."""
         self.error = self.error or error
+        self._end_early()
+
+    def _end_early(self) -> None:
         self.draining = True
+        self.gate.lift_rate()
 
     def give_up(self, now: float) -> None:
         """Wait for nothing more: no child, no acknowledgement."""
@@ -187,8 +201,8 @@ class Pool:
         for worker in self.crew:
             self.crew.retire(worker, now)
 
-    def tick(self, now: float) -> None:
-        """Do what the time has come for, and give out work."""
+    def tick(self, now: float, wall: datetime | None = None) -> None:
+        """Do what the time has come for, and give out work; `wall`: local time, for hours that the user has set."""
         self._due = None
         for worker in self.crew.expire(now):
             self._endings.lost(worker, now)
@@ -196,11 +210,13 @@ class Pool:
         self._dispatcher.grant(now)
         # In place, what is held keeps others from beginning; what comes while the clerk is busy is one transaction too.
         self.ledger.send_held(now, at_once=self.draining or self._in_place)
-        self._watch_storage(now)
-        if not self.draining and not self._storage.is_stalled:
+        self._brake(now, wall)
+        if self.state == "running":
+            self.crew.dismiss_surplus(self._wanted, now)
             if self._is_open:
                 self._launch_missing(now)
-            self._dispatcher.dispatch(now, len(self.ledger.committing))
+        if self.state == "running":  # which the launch of one child too many ends
+            self._dispatcher.dispatch(now, self._wanted - len(self.ledger.committing))
         if not self.draining:
             self.ledger.pay_credit()
         self._finish(now)
@@ -294,30 +310,25 @@ class Pool:
         if lost > self._config.limits.max_lost:
             self.stop(StoppedError(f"{lost} workers hang in the kernel and cannot be killed: storage does not answer"))
             return
-        wanted = self._config.work.workers
+        wanted = self._wanted
         if self.jobs.walked:
             wanted = min(wanted, len(self.jobs))
         for _ in range(wanted - self.crew.living):
             self.crew.launch(now)
 
-    def _watch_storage(self, now: float) -> None:
-        """Notice storage that has stopped answering, and that it answers again."""
+    def _brake(self, now: float, wall: datetime | None) -> None:
+        """Stop, end or rest: because storage does not answer, or on the user's own terms."""
         starving = self._is_open and not (self.jobs.walked or self.draining or len(self.jobs))
         self.ledger.look_at_walk(now, starving=starving)
-        waits = self.crew.waits() + self.ledger.waits(is_open=self._is_open) + self._waits_at_gate(now)
-        if text := self._storage.look(waits, now):
-            self._actions.append(Notice(text))
-            side = self._storage.side
-            self._actions.append(Happened(StorageChanged(stalled=self._storage.is_stalled, side=side, text=text)))
-        if self._storage.is_hopeless(now) and not self._gave_up:
-            self.stop(StoppedError(self._storage.text(now)))
+        waits = self.crew.waits(now) + self.ledger.waits(is_open=self._is_open)
+        self.brakes.look(waits, now, None if self.draining else wall)
+        if self.brakes.is_hopeless(now) and not self._gave_up:
+            self.stop(StoppedError(self.brakes.stall_text(now)))
             self.give_up(now)
-
-    def _waits_at_gate(self, now: float) -> list[Wait]:
-        """Return that children wait at the gate, if lost ones alone hold what they wait for."""
-        is_shut = self.gate.waiting > 0 and self.crew.count(Phase.BUSY, Phase.KILLING) == 0
-        self._shut_since = (self._shut_since or now) if is_shut else None
-        return [] if self._shut_since is None else [Wait(self._shut_since, Side.TARGET, self.gate.waiting)]
+        if text := self.brakes.terms.breach(self.tally):
+            self.stop(StoppedError(text))
+        if self.brakes.terms.is_over(now):
+            self.drain(self.brakes.terms.over_text())
 
     def _finish(self, now: float) -> None:
         """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted.

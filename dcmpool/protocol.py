@@ -312,6 +312,8 @@ class Opened(Message, frozen=True):
     base: bytes
     """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
+    real: bytes
+    """TARGET without symlinks: what runs on it are known by."""
 
 
 class Refused(Message, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dcmpool.actions import Action, Happened
-from dcmpool.events import FileEnded, FileRetried, RunEnded, Tried
+from dcmpool.events import FileEnded, FileRetried, Tried
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.protocol import Attempt, Ending, Noted, Result
 
@@ -75,13 +75,18 @@ class Tally:
         self.lines: dict[Outcome, dict[bytes, str]] = {Outcome.KEPT: {}, Outcome.SKIPPED: {}}
         self.notes: list[Line] = []
         self.native_bytes = self.source_bytes = self.settled_bytes = 0
-        self.retries = self.confirmed = 0
+        self.retries = self.confirmed = self.failed_earlier = 0
         self.files_walked = self.bytes_walked = 0
 
     @property
     def ended(self) -> int:
         """How many files have ended, in this run or an earlier one."""
         return sum(self.counts.values())
+
+    @property
+    def failed_now(self) -> int:
+        """How many files have failed in this run."""
+        return len(self.failed) - self.failed_earlier
 
     def walked(self, files: int, size: int, settled: int, settled_bytes: int = 0) -> None:
         """Take the walk's totals so far; a restarted clerk begins again at nothing."""
@@ -112,6 +117,7 @@ class Tally:
         self.source_bytes += ending.size
         if ending.outcome is Outcome.FAILED:
             self.failed[ending.path] = ending
+            self.failed_earlier += earlier
         elif ending.outcome in self.lines:
             self.lines[ending.outcome][ending.path] = ending.reason
 
@@ -169,20 +175,6 @@ class Tally:
 
 def _unreadable(note: Noted, kind: FailureKind) -> Ending:
     return Ending(0, note.path, 0, 0, Outcome.FAILED, "", kind, note.reason, ())
-
-
-def run_ended(report: Report) -> RunEnded:
-    """Return the end of a run as an event; what came of each file was told before."""
-    return RunEnded(
-        exit_code=report.exit_code,
-        stopped=report.stopped,
-        counts={Outcome(outcome): count for outcome, count in report.counts.items()},
-        by_transfer_syntax=report.by_transfer_syntax,
-        native_bytes=report.native_bytes,
-        confirmed=report.confirmed,
-        kills=report.kills,
-        retries=report.retries,
-    )
 
 
 def _tried(attempt: Attempt) -> Tried:

@@ -8,11 +8,11 @@ written by a thread of its own. `clerklink` and `children` hold the processes; t
 """
 
 import os
-import platform
 import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from subprocess import DEVNULL
 
 import msgspec
@@ -23,17 +23,19 @@ from dcmpool.child import refusal
 from dcmpool.children import Children, Place
 from dcmpool.clerklink import ClerkLink
 from dcmpool.config import Config
+from dcmpool.control import Answer, Command, Request, obey
+from dcmpool.desk import Desk
 from dcmpool.errors import DcmpoolError, LaunchError, UsageError
-from dcmpool.eventlink import EventLink
-from dcmpool.events import Event, Noticed, RunBegun
-from dcmpool.evidence import package_versions
+from dcmpool.eventlink import EventLink, utc_now
+from dcmpool.events import Controlled, Event, Noticed
 from dcmpool.interrupts import Interrupts
 from dcmpool.lifecycle import Phase
 from dcmpool.overview import Overview
 from dcmpool.pool import Pool
 from dcmpool.progress import Progress
 from dcmpool.protocol import Message, Open, Opened
-from dcmpool.report import Report, run_ended
+from dcmpool.report import Report
+from dcmpool.telling import run_begun, run_ended
 
 _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
@@ -72,6 +74,7 @@ class Supervisor:
         events: str | None = None,
         worker_module: str = "dcmpool.worker",
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._task = task
         self._config = config.resolved()
@@ -79,7 +82,7 @@ class Supervisor:
         self._progress = progress
         self._stream_to = events
         self._worker_module = worker_module
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place)
         self._target = task.target
         self._base = b""
@@ -115,11 +118,11 @@ class Supervisor:
         self._clerk = self._new_clerk()
         self._children = self._new_children()
         self._overview = Overview(self._pool, self._children.stage, self._begun)
+        self._desk = Desk(self._selector, self._serve, self._now)
         try:
             self._begin()
             self._loop()
-            stopped = str(self._pool.error) if self._pool.error else "interrupted" if self._pool.draining else ""
-            return self._end(self._pool.exit_code, stopped)
+            return self._end(self._pool.exit_code, self._pool.stopped)
         except DcmpoolError as error:
             self._end(error.exit_code, str(error))
             raise
@@ -153,9 +156,10 @@ class Supervisor:
                 self._abort()
                 return
             self._children.expire(now)
+            self._desk.expire(now)
             self._clerk.flush()
             self._children.flush()
-            self._pool.tick(now)
+            self._pool.tick(now, self._wall() if self._config.schedule.window else None)
             self._show(now)
 
     def _show(self, now: float) -> None:
@@ -180,7 +184,7 @@ class Supervisor:
 
     def _timeout(self, now: float) -> float | None:
         moments = [self._children.next_deadline(), self._pool.next_deadline(), self._progress.next_due(now)]
-        moments.append(self._overview.next_due())
+        moments += [self._overview.next_due(), self._desk.next_deadline()]
         if self._children.is_behind or self._clerk.is_behind:
             moments.append(now + 0.01)  # a socket's buffer is full: rare, and not worth a write event
         deadline = min((moment for moment in moments if moment is not None), default=None)
@@ -217,7 +221,16 @@ class Supervisor:
         self._children.start()  # which takes longest
         self._events.await_opening()
         if self._events.is_wanted:
-            self._events.send(self._run_begun())
+            task = self._task
+            begun = run_begun(
+                self._pool.run,
+                self._config,
+                source=task.source,
+                target=task.target,
+                in_place=task.in_place,
+                audit=task.audit,
+            )
+            self._events.send(begun)
         self._check_sandbox()
         self._pool.begin(self._now())
         self._clerk.start()
@@ -239,7 +252,9 @@ class Supervisor:
             backup=self._task.backup,
         )
         stdin = DEVNULL if listed is None else listed
-        return ClerkLink(self._selector, self._pool, order, stdin, opened=self._opened, now=self._now)
+        return ClerkLink(
+            self._selector, self._pool, order, stdin, nice=self._config.work.nice, opened=self._opened, now=self._now
+        )
 
     def _new_children(self) -> Children:
         return Children(
@@ -254,6 +269,16 @@ class Supervisor:
 
     def _tell_clerk(self, message: Message) -> None:
         self._clerk.tell(message)
+
+    def _serve(self, request: Request) -> Answer:
+        """Answer a client of `dcmpool status` or `dcmpool control`."""
+        if request.command is Command.STATUS:
+            run = self._overview.look(self._now())
+            return Answer(f"process {os.getpid()}", run=msgspec.structs.replace(run, time=utc_now()))
+        answer = obey(request, self._pool)
+        self._happened(Controlled(command=request.command, value=request.value, answer=answer.text))
+        self._progress.notice(answer.text)
+        return answer
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Noticed):
@@ -277,20 +302,11 @@ class Supervisor:
         if not self._unconfined:
             readable = (message.base, message.target) if self._task.audit else (self._task.source,)
         self._children.open(Place(message.base, temp, readable))
+        try:
+            self._desk.open(message.real)
+        except OSError as error:
+            self._happened(Noticed(text=f"no `dcmpool status` of this run: {error.strerror or error}"))
         self._pool.opened(message.base, temp, now)
-
-    def _run_begun(self) -> RunBegun:
-        return RunBegun(
-            run=self._pool.run,
-            pid=os.getpid(),
-            host=os.uname().nodename,
-            source=os.fsdecode(self._task.source),
-            target=os.fsdecode(self._task.target),
-            in_place=self._task.in_place,
-            audit=self._task.audit,
-            settings=msgspec.to_builtins(self._config),
-            versions={"dcmpool": __version__, "python": platform.python_version()} | package_versions(),
-        )
 
     # --- the end
 
@@ -310,6 +326,7 @@ class Supervisor:
         self._children.close()
         self._clerk.close()
         self._events.close()
+        self._desk.close()
 
     def _end(self, exit_code: int, stopped: str) -> Report:
         """Say what came of it, to the event stream too."""

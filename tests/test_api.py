@@ -87,25 +87,35 @@ def test_a_loop_that_is_slow_misses_nothing(source: Path) -> None:
 OPTIONS = {param.name: param for param in typer.main.get_command(cli.app).commands["run"].params}  # type: ignore[attr-defined]  # a group, to mypy any command
 
 
+EXAMPLES = {"SIZE": "80M", "TIME": "8h", "HOURS": "20:00-06:00", "N|P%": "5%"}
+"""By metavar; other options take a number, or their first choice."""
+
+
 def value_for(name: str) -> object:
     """Return a value that this option of the command takes."""
     annotation = get_type_hints(run)[name]
     kind = next(kind for kind in (*get_args(annotation), annotation) if kind is not type(None))
     if issubclass(kind, Enum):
         return next(iter(kind)).value
-    return {bool: True, int: 7, float: 7.5}.get(kind, "7")
+    return True if kind is bool else EXAMPLES.get(OPTIONS[name].metavar, 7)
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """Return what the command makes of its arguments."""
+    context = typer.main.get_command(cli.app).commands["run"].make_context("run", words)  # type: ignore[attr-defined]  # a group, to mypy any command
+    params: dict[str, Any] = context.params
+    return params
 
 
 @pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"source", "output", "as_json", "events", "quiet", "help"}))
 def test_each_option_of_the_command_is_a_setting(name: str) -> None:
     """By its long name; what the API makes of it, the command takes for what was meant."""
-    option = OPTIONS[name]
-    setting = max(option.opts, key=len).removeprefix("--").replace("-", "_")
+    flag = max(OPTIONS[name].opts, key=len)
     value = value_for(name)
-    words = api._words("run", "series", "native", {setting: value})
-    context = typer.main.get_command(cli.app).commands["run"].make_context("run", words[1:])  # type: ignore[attr-defined]
-    assert str(getattr(context.params[name], "value", context.params[name])) == str(value)
-    assert (context.params["source"], context.params["output"], context.params["as_json"]) == ("series", "native", True)
+    words = api._words("run", "series", "native", {flag.removeprefix("--").replace("-", "_"): value})
+    typed = [flag] if value is True else [flag, str(value)]
+    assert parsed(words[1:]) == parsed(["series", "-o", "native", "--json", *typed])
+    assert parsed(words[1:]) != parsed(["series", "-o", "native", "--json"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dcmpool.actions import Look
-from dcmpool.config import MIB
+from dcmpool.config import MIB, Schedule
+from dcmpool.control import NUMBERED, Command
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind, Outcome, Side, Stage
@@ -35,7 +36,7 @@ from dcmpool.protocol import (
     Stopped,
     Wants,
 )
-from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, good, items, written
+from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, WINDOW, SimChild, World, config, good, items, written
 
 CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGALRM, None])
 KINDS = st.sampled_from(list(FailureKind))
@@ -82,6 +83,8 @@ class PoolMachine(RuleBasedStateMachine):
         others=st.sampled_from(["copy", "skip"]),
         verify=HOW,
         in_place=st.booleans(),
+        rate=st.sampled_from([0, 0, MIB]),
+        window=st.sampled_from(["", WINDOW]),
         rounds=st.integers(0, 4),
     )
     def begin(
@@ -92,10 +95,19 @@ class PoolMachine(RuleBasedStateMachine):
         others: str,
         verify: str,
         in_place: bool,
+        rate: int,
+        window: str,
         rounds: int,
     ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
-        limits = config(workers=workers, max_writers=max_writers, others=others, verify=verify)
+        limits = config(
+            workers=workers,
+            max_writers=max_writers,
+            others=others,
+            verify=verify,
+            rate=rate,
+            schedule=Schedule(window=window),
+        )
         self.world = World(found, limits, in_place=in_place)
         for _ in range(rounds):
             self.world.behave_once()
@@ -302,6 +314,14 @@ class PoolMachine(RuleBasedStateMachine):
     def storage_recovers(self) -> None:
         self.world.stalled = False
 
+    @rule(command=st.sampled_from([Command.PAUSE, Command.RESUME]))
+    def pause_or_resume(self, command: Command) -> None:
+        self.world.control(command)
+
+    @rule(command=st.sampled_from(NUMBERED), value=st.integers(1, 4))
+    def change_numbers(self, command: Command, value: int) -> None:
+        self.world.control(command, value)
+
     @rule()
     def forkserver_dies(self) -> None:
         self.world.kill_forkserver()
@@ -312,7 +332,7 @@ class StoppingMachine(PoolMachine):
 
     @rule()
     def interrupt(self) -> None:
-        self.world.step(self.world.pool.drain)
+        self.world.control(Command.DRAIN)
 
     @rule()
     def disk_full(self) -> None:
