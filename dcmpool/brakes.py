@@ -5,7 +5,7 @@ from datetime import datetime
 
 from dcmpool.actions import Action, Happened, Notice
 from dcmpool.config import Config
-from dcmpool.events import StorageChanged
+from dcmpool.events import Noticed, StorageChanged
 from dcmpool.stall import StorageWatch, Wait
 from dcmpool.terms import Terms
 
@@ -39,7 +39,12 @@ class Brakes:
             event = StorageChanged(stalled=self._storage.is_stalled, side=self._storage.side, text=text)
             self._emit(Happened(event))
         if wall is not None and (text := self.terms.look(now, wall)):
-            self._emit(Notice(text))
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Tell the user, and whoever follows the run."""
+        self._emit(Notice(text))
+        self._emit(Happened(Noticed(text=text)))
 
     def stall_text(self, now: float) -> str:
         """Say whose storage has not answered, and for how long; "" if it does."""

@@ -36,7 +36,7 @@ _OPEN_SECONDS = 2.0
 """How long a run waits to hear whether its stream can be written; storage that takes longer is not waited for."""
 _PATIENCE_SECONDS = 2.0
 """How long a run that is over waits for a reader that does not read on."""
-_MOST_PATIENCE_SECONDS = 30.0
+_MOST_PATIENCE_SECONDS = 10.0
 _MOMENT_SECONDS = 0.2
 _STANDARD = {STDOUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")

@@ -225,6 +225,7 @@ class Snapshot(Event, frozen=True, kw_only=True, tag="progress"):
     """null while that cannot be known."""
     gate: GateState
     workers: tuple[Doing, ...]
+    """Those that have a file, at most 64: the ones that take longest."""
     refused: tuple[Refused, ...]
     """The last three files that have failed, the latest first."""
     storage: str

@@ -10,6 +10,8 @@ from dcmpool.pace import Pace
 from dcmpool.pool import Pool
 
 _SAMPLE_SECONDS = 1.0
+_MOST_WORKERS = 64
+"""How many are shown: an answer to `dcmpool status` has to fit into a socket's buffer."""
 _REFUSED = 3
 """How many files that have failed are shown."""
 
@@ -81,6 +83,7 @@ class Overview:
         )
 
     def _workers(self, now: float) -> tuple[Doing, ...]:
+        busy = sorted((worker for worker in self._pool.crew if worker.job), key=lambda worker: worker.begun)
         return tuple(
             Doing(
                 pid=worker.pid,
@@ -91,6 +94,6 @@ class Overview:
                 seconds=max(0.0, now - worker.begun),
                 limit_seconds=worker.limit_seconds,
             )
-            for worker in self._pool.crew
-            if worker.job is not None
+            for worker in busy[:_MOST_WORKERS]
+            if worker.job
         )

@@ -325,10 +325,14 @@ class Pool:
         if self.brakes.is_hopeless(now) and not self._gave_up:
             self.stop(StoppedError(self.brakes.stall_text(now)))
             self.give_up(now)
+        if self.draining:
+            return
         if text := self.brakes.terms.breach(self.tally):
             self.stop(StoppedError(text))
-        if self.brakes.terms.is_over(now):
-            self.drain(self.brakes.terms.over_text())
+        elif self.brakes.terms.is_over(now):
+            self.drain(text := self.brakes.terms.over_text())
+        if text:
+            self.brakes.say(f"{text}; finishing the files under way")
 
     def _finish(self, now: float) -> None:
         """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted.

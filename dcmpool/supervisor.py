@@ -9,7 +9,6 @@ written by a thread of its own. `clerklink` and `children` hold the processes; t
 
 import os
 import selectors
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,11 +34,11 @@ from dcmpool.pool import Pool
 from dcmpool.progress import Progress
 from dcmpool.protocol import Message, Open, Opened
 from dcmpool.report import Report
+from dcmpool.runclock import RunClock
 from dcmpool.telling import run_begun, run_ended
 
 _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
-_OVERRUN_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 1_000_000.0
 """epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
 
@@ -73,7 +72,6 @@ class Supervisor:
         *,
         events: str | None = None,
         worker_module: str = "dcmpool.worker",
-        clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._task = task
@@ -82,14 +80,13 @@ class Supervisor:
         self._progress = progress
         self._stream_to = events
         self._worker_module = worker_module
-        self._clock, self._wall = clock, wall
+        self._clock = RunClock()
+        self._wall = wall
         self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place)
         self._target = task.target
         self._base = b""
         self._unconfined = self._config.sandbox.mode == "off"
         self._interrupts = Interrupts(self._interrupted)
-        self._stood_still = 0.0
-        self._begun = clock()
 
     def run(self) -> Report:
         """Do the run and return its report.
@@ -117,8 +114,8 @@ class Supervisor:
         self._events = EventLink(self._selector, self._stream_to, self._progress.notice)
         self._clerk = self._new_clerk()
         self._children = self._new_children()
-        self._overview = Overview(self._pool, self._children.stage, self._begun)
-        self._desk = Desk(self._selector, self._serve, self._now)
+        self._overview = Overview(self._pool, self._children.stage, self._clock.now())
+        self._desk = Desk(self._selector, self._serve, self._clock.now)
         try:
             self._begin()
             self._loop()
@@ -141,17 +138,17 @@ class Supervisor:
 
     def _loop(self) -> None:
         while True:
-            before = self._now()
+            before = self._clock.now()
             self._perform()
             self._events.flush()
             if self._pool.is_over:
                 return
             timeout = self._timeout(before)
             events = self._selector.select(timeout)
-            self._discount(before, timeout)
+            self._clock.discount(before, timeout)
             for key, _ in events:
                 key.data()
-            now = self._now()
+            now = self._clock.now()
             if self._interrupts.are_urgent:
                 self._abort()
                 return
@@ -167,20 +164,6 @@ class Supervisor:
             self._events.send(self._overview.look(now))
         if self._progress.is_due(now):
             self._progress.show(self._overview.look(now), now)
-
-    def _now(self) -> float:
-        """Return the run's own time, in seconds: it stands still while this process does, so no child suffers."""
-        return self._clock() - self._stood_still
-
-    def _discount(self, before: float, timeout: float | None) -> None:
-        """Notice after a wait whether this process was stopped in it (Ctrl-Z, a frozen machine).
-
-        Such a wait may end without a look at what has come meanwhile. So the run's own time is again as it was before
-        it, all deadlines are as far away, and the next wait shows what has come.
-        """
-        waited = self._now() - before
-        if timeout is not None and waited > timeout + _OVERRUN_SECONDS:
-            self._stood_still += waited
 
     def _timeout(self, now: float) -> float | None:
         moments = [self._children.next_deadline(), self._pool.next_deadline(), self._progress.next_due(now)]
@@ -232,7 +215,7 @@ class Supervisor:
             )
             self._events.send(begun)
         self._check_sandbox()
-        self._pool.begin(self._now())
+        self._pool.begin(self._clock.now())
         self._clerk.start()
 
     def _new_clerk(self) -> ClerkLink:
@@ -253,7 +236,13 @@ class Supervisor:
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(
-            self._selector, self._pool, order, stdin, nice=self._config.work.nice, opened=self._opened, now=self._now
+            self._selector,
+            self._pool,
+            order,
+            stdin,
+            nice=self._config.work.nice,
+            opened=self._opened,
+            now=self._clock.now,
         )
 
     def _new_children(self) -> Children:
@@ -262,7 +251,7 @@ class Supervisor:
             self._pool,
             self._config,
             self._worker_module,
-            now=self._now,
+            now=self._clock.now,
             tell=self._tell_clerk,
             happened=self._happened,
         )
@@ -273,7 +262,7 @@ class Supervisor:
     def _serve(self, request: Request) -> Answer:
         """Answer a client of `dcmpool status` or `dcmpool control`."""
         if request.command is Command.STATUS:
-            run = self._overview.look(self._now())
+            run = self._overview.look(self._clock.now())
             return Answer(f"process {os.getpid()}", run=msgspec.structs.replace(run, time=utc_now()))
         answer = obey(request, self._pool)
         self._happened(Controlled(command=request.command, value=request.value, answer=answer.text))
@@ -334,7 +323,7 @@ class Supervisor:
             source=self._task.source or self._base,
             target=self._target,
             kills=self._pool.crew.kills,
-            seconds=self._clock() - self._begun,
+            seconds=self._clock.seconds,
             exit_code=exit_code,
             stopped=stopped,
         )

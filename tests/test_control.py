@@ -210,7 +210,7 @@ def as_nobody(path: Path) -> bytes:
 def test_a_planted_directory_is_not_used(command: Command, record: Record, tmp_path: Path, planted: str) -> None:
     """The run goes on without `dcmpool status`, and nothing is made there."""
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    elsewhere.mkdir(mode=0o700)
     place = command.temporary / f"dcmpool-{os.geteuid()}"
     if planted == "link":
         place.symlink_to(elsewhere)
