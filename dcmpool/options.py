@@ -124,7 +124,7 @@ EvidenceCopy = Annotated[
 ]
 Backup = Annotated[str | None, typer.Option(metavar="DIR", help="In place: keep each original in DIR.")]
 HardLinks = Annotated[
-    WhatOfLinks | None, typer.Option(metavar="HOW", help="In place, files of several names: refuse or split. [refuse]")
+    WhatOfLinks | None, typer.Option(metavar="HOW", help="In place, hard links: refuse or split. [refuse]")
 ]
 FilesFrom = Annotated[str | None, typer.Option(metavar="LIST", help="Only these files, a path a line; - is stdin.")]
 Profile = Annotated[
