@@ -203,7 +203,7 @@ class Pool:
 
     def tick(self, now: float, wall: datetime | None = None) -> None:
         """Do what the time has come for, and give out work; `wall`: local time, for hours that the user has set."""
-        self._due = None
+        self._due, was_draining = None, self.draining
         for worker in self.crew.expire(now):
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
@@ -219,6 +219,8 @@ class Pool:
             self._dispatcher.dispatch(now, self._wanted - len(self.ledger.committing))
         if not self.draining:
             self.ledger.pay_credit()
+        elif not was_draining:
+            self._due = now  # what is done at its turn above is to be done otherwise now
         self._finish(now)
 
     # --- events of a child

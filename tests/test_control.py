@@ -18,6 +18,7 @@ from dcmpool.control import Command as Word
 from dcmpool.control import Request
 from dcmpool.errors import UsageError
 from dcmpool.events import Controlled, FileEnded, Snapshot
+from dcmpool.model import Outcome
 from tests.command import TOP, Command, Record, Running, long_series, own_command, until
 from tests.series import check_series
 
@@ -68,6 +69,13 @@ def answers(command: Command) -> bool:
         return False
 
 
+def is_at_rest(command: Command) -> bool:
+    """Whether nobody works, and all that was written has its final name and is counted."""
+    native, seen = command.path / "native", status(command)
+    underway = list((native / ".dcmpool" / "tmp").glob("*-*-*-*"))
+    return not (seen.workers or underway) and seen.files == len(list(native.glob("*.dcm")))
+
+
 def stream(command: Command) -> list[Any]:
     return [events.decode(line) for line in (command.path / "events.jsonl").read_bytes().splitlines()]
 
@@ -78,7 +86,7 @@ def stream(command: Command) -> list[Any]:
 def test_a_paused_run_begins_nothing_until_it_is_resumed(command: Command, record: Record) -> None:
     running = start(command)
     assert "paused" in ask(command, "pause")
-    until(lambda: not status(command).workers)
+    until(lambda: is_at_rest(command))
     before = status(command)
     assert before.state == "paused"
     assert 0 < before.files < FILES
@@ -100,8 +108,14 @@ def test_a_drained_run_ends_and_can_be_resumed(command: Command, record: Record)
     assert ended.summary["stopped"] == "drained"
     done = ended.summary["counts"]["decompressed"]
     assert 0 < done < FILES
-    again = command.run("run", "series", "-o", "native", "--json")
-    assert again.summary["counts"]["settled"] == done
+    there = [command.path / "series" / path.name for path in (command.path / "native").glob("*.dcm")]
+    running = start(command)
+    until(lambda: status(command).files_found > done)
+    assert status(command).counts[Outcome.SETTLED] == done == len(there)
+    assert status(command).settled_bytes == sum(path.stat().st_size for path in there)
+    ask(command, "drain")
+    running.end()
+    assert command.run("run", "series", "-o", "native").code == 0
     assert check_series(record, command.path / "native") == []
 
 

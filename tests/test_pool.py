@@ -85,6 +85,7 @@ class PoolMachine(RuleBasedStateMachine):
         in_place=st.booleans(),
         rate=st.sampled_from([0, 0, MIB]),
         window=st.sampled_from(["", WINDOW]),
+        duration=st.sampled_from([0.0, 0.0, 0.0, 24.0]),
         rounds=st.integers(0, 4),
     )
     def begin(
@@ -97,6 +98,7 @@ class PoolMachine(RuleBasedStateMachine):
         in_place: bool,
         rate: int,
         window: str,
+        duration: float,
         rounds: int,
     ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
@@ -106,7 +108,7 @@ class PoolMachine(RuleBasedStateMachine):
             others=others,
             verify=verify,
             rate=rate,
-            schedule=Schedule(window=window),
+            schedule=Schedule(window=window, max_duration_seconds=duration),
         )
         self.world = World(found, limits, in_place=in_place)
         for _ in range(rounds):
@@ -1257,3 +1259,23 @@ def test_a_file_found_after_the_run_was_stopped_is_left_for_the_next_one() -> No
     world.find()
     world.behave()
     assert not world.tally.failed
+
+
+def test_a_run_that_has_had_its_time_ends_without_waiting_for_its_turn_to_write() -> None:
+    """The bytes a second are no longer limited then, which whoever waits for them learns at once."""
+    world = started(9, rate=MIB, schedule=Schedule(max_duration_seconds=24.0))
+    first, second = busy(world)
+    for child in (first, second):
+        world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 32 * MIB, "gdcm"))
+        world.say(child, Wants(order(child).job, writer=True))
+    assert (first.writer, second.writer) == (True, False)
+    world.say(first, good(order(first)))
+    world.advance(1.0)
+    world.handle(9)
+    world.advance(22.0)
+    assert not second.writer
+    assert not [notice for notice in world.notices if "storage" in notice], "a gate that is shut on purpose"
+    world.advance(1.0)
+    assert second.writer
+    world.behave()
+    assert (world.pool.exit_code, world.pool.stopped) == (130, "--max-duration is over: 24.0 s")

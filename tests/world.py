@@ -183,6 +183,7 @@ class World:
         self._pids = iter(range(100, 1_000_000))
         self._forkserver_is_dying = False
         self._wrote = 0
+        self.pool.begin(self.now)
         self.step(lambda: self.pool.opened(b"/source", b"/target/tmp", self.now))
         self.welcome()
 
