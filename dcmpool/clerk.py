@@ -15,9 +15,11 @@ import os
 import socket
 import sqlite3
 import sys
+import tempfile
 import threading
 
-from dcmpool import _os, evidence
+from dcmpool import _os, backup, evidence
+from dcmpool.backup import Backup
 from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
@@ -41,8 +43,8 @@ from dcmpool.protocol import (
     Settle,
     Stopped,
 )
-from dcmpool.scan import base_of
 from dcmpool.text import shown, words
+from dcmpool.tree import base_of
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20
@@ -82,8 +84,8 @@ class Clerk:
         if begun:
             self._journal.begin(begun)
         with self._committing:
-            if results:
-                done, failures = self._target.commit(results, self._journal)
+            for some in self._target.portions(results):
+                done, failures = self._target.commit(some, self._journal)
                 self._send(Committed(tuple(done), tuple(failures)))
             if endings:
                 self._settle(endings)
@@ -199,7 +201,28 @@ def _prepare(order: Open) -> Target:
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
-    return Target(root, order.in_place, order.overwrite, order.durable)
+    kept = _open_backup(order, root) if order.backup else None
+    return Target(root, order.in_place, order.overwrite, order.durable, order.split_links, kept)
+
+
+def _open_backup(order: Open, tree: bytes) -> Backup:
+    """Make DIR, outside the tree, and see that it can be written; raise `UsageError` if not."""
+    name = shown(order.backup)
+    folder, real = os.path.abspath(order.backup), os.path.realpath(order.backup)
+    if _holds(os.path.realpath(tree), real) or _holds(real, os.path.realpath(tree)):
+        raise UsageError(f"the backup {name} and the tree {shown(tree)} lie in one another: choose a folder beside it")
+    try:
+        _os.make_directory(folder, durable=order.durable, mode=backup.PRIVATE)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"the backup cannot be written: {name}: {error.strerror}") from error
+    return Backup(folder, tree, order.durable)
+
+
+def _holds(folder: bytes, path: bytes) -> bool:
+    """Whether a path is a folder or lies inside it."""
+    return os.path.join(path, b"").startswith(os.path.join(folder, b""))
 
 
 def _prepare_audit(order: Open) -> Target:
@@ -213,9 +236,9 @@ def _prepare_audit(order: Open) -> Target:
 def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name: str) -> None:
     if source == target:
         raise UsageError(f"source and target are the same: {source_name}. --in-place replaces the files there")
-    if target.startswith(source.rstrip(b"/") + b"/"):
+    if _holds(source, target):
         raise UsageError(f"the target {target_name} lies inside the source {source_name}: choose one beside it")
-    if source.startswith(target.rstrip(b"/") + b"/"):
+    if _holds(target, source):
         raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 

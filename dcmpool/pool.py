@@ -209,14 +209,15 @@ class Pool:
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
-        self.ledger.send_held(now, at_once=self.draining)
+        # In place, what is held keeps others from beginning; what comes while the clerk is busy is one transaction too.
+        self.ledger.send_held(now, at_once=self.draining or self._in_place)
         self._brake(now, wall)
         if self.state == "running":
             self.crew.dismiss_surplus(self._wanted, now)
             if self._is_open:
                 self._launch_missing(now)
         if self.state == "running":  # which the launch of one child too many ends
-            self._dispatcher.dispatch(now)
+            self._dispatcher.dispatch(now, self._wanted - len(self.ledger.committing))
         if not self.draining:
             self.ledger.pay_credit()
         elif not was_draining:

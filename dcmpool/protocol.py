@@ -71,6 +71,8 @@ class Assign(Message, frozen=True):
     """When the child's own alarm ends it, should nobody else."""
     granted_bytes: Count
     granted_writer: bool
+    split_links: bool = False
+    """In place: whether one name of several that the file has may be replaced."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -209,6 +211,9 @@ class Open(Message, frozen=True):
     """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
     settings: str = ""
     """The configuration as JSON, for the journal."""
+    split_links: bool = False
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
 
 
 class More(Message, frozen=True):

@@ -52,6 +52,8 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
     retry: str = ""
@@ -233,6 +235,8 @@ class Supervisor:
             audit=self._task.audit,
             retry=self._task.retry,
             settings=msgspec.json.encode(self._config).decode(),
+            split_links=self._config.work.hard_links == "split",
+            backup=self._task.backup,
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(

@@ -19,8 +19,8 @@ from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
-from dcmpool.scan import STATE_DIRECTORY, File, Note, base_of, look, walk
 from dcmpool.text import words
+from dcmpool.tree import STATE_DIRECTORY, File, Note, base_of, look, walk
 
 _FLUSH_SECONDS = 0.02
 """How long a file found waits for others to make a batch."""

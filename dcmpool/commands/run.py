@@ -10,12 +10,14 @@ from dcmpool.errors import UsageError
 from dcmpool.model import FailureKind
 from dcmpool.options import (
     AsJson,
+    Backup,
     Bandwidth,
     ConfigFile,
     Engine,
     Events,
     EvidenceCopy,
     FilesFrom,
+    HardLinks,
     InPlace,
     MaxDuration,
     MaxFailures,
@@ -45,6 +47,8 @@ def run(
     source: Source,
     output: Output = None,
     in_place: InPlace = False,
+    backup: Backup = None,
+    hard_links: HardLinks = None,
     workers: Workers = None,
     engine: Engine = None,
     limit: SecondsLimit = None,
@@ -77,7 +81,9 @@ def run(
     """
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
-        "work": work | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
+        "work": work
+        | {"hard_links": hard_links and hard_links.value}
+        | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
         "limits": {"attempt_seconds": limit},
         "gate": {
             "max_writers": max_writers,
@@ -89,7 +95,9 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from, retry=_kind(retry_failed))
+        if not in_place and (backup is not None or hard_links):
+            raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
+        task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup, retry=_kind(retry_failed))
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
@@ -103,13 +111,16 @@ def _kind(retry: str | None) -> str:
     raise UsageError(f"--retry-failed {retry}: choose {ALL_KINDS} or one of {', '.join(FailureKind)}")
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, retry: str) -> Task:
-    if not source or output == "" or files_from == "":
+def _task(
+    source: str, output: str | None, *, in_place: bool, files_from: str | None, backup: str | None, retry: str
+) -> Task:
+    if "" in (source, output, files_from, backup):
         raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     try:
         full = Path(os.path.abspath(source))
+        kept = os.path.abspath(backup) if backup else ""
     except FileNotFoundError as error:
         raise UsageError("the current directory no longer exists") from error
     if in_place:
@@ -121,4 +132,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, retry=retry)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept), retry=retry)
