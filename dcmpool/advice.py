@@ -27,6 +27,7 @@ MEANING: Final[dict[FailureKind, str]] = {
     FailureKind.CHANGED: "The source changed while it was read.",
     FailureKind.WRITE: "The target could not be written.",
     FailureKind.EXISTS: "The target holds something of this name that dcmpool did not write.",
+    FailureKind.LINKED: "In place: the file has several names (hard links), and a result would replace one of them.",
     FailureKind.NO_SPACE: "The target's storage was full.",
     FailureKind.LOST: "A worker hung in the kernel, in a read or write that never ended, and could not be killed.",
 }
@@ -50,6 +51,7 @@ NEXT_STEP: Final[dict[FailureKind, str]] = {
     FailureKind.CHANGED: "Run again once nobody writes to the source.",
     FailureKind.WRITE: "See to permissions and storage of the target, then run again.",
     FailureKind.EXISTS: "Move that file out of the way, or run again with `--overwrite` if it may be replaced.",
+    FailureKind.LINKED: "Run again with `--hard-links split` if its names may part, or without `--in-place`.",
     FailureKind.NO_SPACE: "Make room, then run again: the run goes on where it was.",
     FailureKind.LOST: "See to the storage (the kernel's log, the mount), then run again.",
 }
