@@ -31,8 +31,8 @@ from dcmpool.protocol import (
     Refused,
     Stopped,
 )
-from dcmpool.scan import File, Note, base_of, walk
 from dcmpool.text import shown, words
+from dcmpool.tree import File, Note, base_of, walk
 from dcmpool.walker import Walker
 
 _IN_MEMORY = b":memory:"

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from dcmpool import __version__, _os
-from dcmpool.child import Helper, Stream
+from dcmpool.child import Stream
 from dcmpool.config import Config
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, StoppedError, UsageError
+from dcmpool.helper import Helper
 from dcmpool.model import Due
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Open, Opened, Plan, Planned, Refused, Stopped
 from dcmpool.supervisor import Task
@@ -86,6 +87,7 @@ class Rehearsal:
             judge=f"{__version__} {config.judging()}",
             again=False,
             journal=task.journal,
+            retry=task.retry,
         )
 
     def _await(self, helper: Helper) -> None:

@@ -52,8 +52,12 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
     audit: bool = False
     """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    retry: str = ""
+    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
     journal: bytes = b""
     """Where the journal lies; b"" for its usual place (`place.py`)."""
 
@@ -231,6 +235,10 @@ class Supervisor:
             judge=self._judge,
             again=False,
             audit=self._task.audit,
+            retry=self._task.retry,
+            settings=msgspec.json.encode(self._config).decode(),
+            split_links=self._config.work.hard_links == "split",
+            backup=self._task.backup,
             journal=self._task.journal,
         )
         stdin = DEVNULL if listed is None else listed

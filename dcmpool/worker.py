@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dcmpool import _os, audit, engines, native, verify
+from dcmpool import _os, audit, engines, native, replica, verify
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
 from dcmpool.model import FailureKind, Outcome, Stage, stored_time
@@ -40,6 +40,7 @@ from dcmpool.protocol import (
     Written,
 )
 from dcmpool.source import Source, open_source
+from dcmpool.text import linked
 
 STREAM_BYTES = 64 * 1024 * 1024
 """Instances up to this size are decoded whole before they are written; larger ones Frame by Frame."""
@@ -48,7 +49,6 @@ STAGES = tuple(Stage)
 
 _UID_CHARACTERS = 64
 """PS3.5 6.2, UI; a file may hold more."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Channel:
@@ -99,7 +99,7 @@ class Errand(ABC):
         except MemoryError:
             return self._failed(FailureKind.MEMORY, "more memory is needed than a worker may use (limits.memory_mib)")
         except OSError as error:
-            full = error.errno in _FULL
+            full = error.errno in replica.FULL
             reason = "the target's storage is full" if full else f"the target cannot be written: {error.strerror}"
             return self._failed(FailureKind.NO_SPACE if full else FailureKind.WRITE, reason)
         except Exception as error:  # noqa: BLE001 - the border: whatever a codec raises fails this attempt, not the run
@@ -186,6 +186,8 @@ class Attempt(Errand):
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
+            if self._order.in_place and source.links > 1 and not self._order.split_links:
+                raise Fault(FailureKind.LINKED, linked(source.links))
             if instance.flaw and not self._order.engine:
                 # An engine that the user names is heard first: that is how one finds what makes a loop hang.
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
@@ -234,7 +236,7 @@ class Attempt(Errand):
                 written = native.write_native(fd, source, instance, frames)
             else:
                 written = native.write_copy(fd, source)
-            _take_over_metadata(fd, source)
+            lost = replica.take_over(fd, source.fd, exact=self._order.in_place)
             if self._order.durable:
                 os.fsync(fd)
             self._write_seconds = time.monotonic() - begun
@@ -261,7 +263,7 @@ class Attempt(Errand):
             digest=written.digest,
             seconds=time.monotonic() - self._begun,
             write_seconds=self._write_seconds,
-            notes=instance.notes[:16],
+            notes=(*instance.notes, *(lost if self._order.in_place else ()))[:16],
         )
 
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
@@ -334,28 +336,6 @@ def _scratch() -> Path:
     scratch = Path(os.environ["TMPDIR"])
     scratch.mkdir(mode=0o700, exist_ok=True)
     return scratch
-
-
-def _take_over_metadata(fd: int, source: Source) -> None:
-    """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
-    status, own = os.fstat(source.fd), os.fstat(fd)
-    if (status.st_uid, status.st_gid) != (own.st_uid, own.st_gid):
-        with _unless_storage_fails():
-            os.fchown(fd, status.st_uid, status.st_gid)
-    with _unless_storage_fails():
-        os.fchmod(fd, status.st_mode & 0o777)
-    with _unless_storage_fails():
-        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-@contextlib.contextmanager
-def _unless_storage_fails() -> Iterator[None]:
-    """Pass over every refusal: EPERM for most users, EINVAL in a user namespace, EOPNOTSUPP on some network storage."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (*_FULL, errno.EIO):
-            raise
 
 
 def errand(order: Assign | Check, channel: Channel, board: int) -> Errand:

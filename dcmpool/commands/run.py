@@ -1,14 +1,17 @@
 """`dcmpool run`: make a native copy of a series or an archive."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dcmpool import pathlist
 from dcmpool.config import load
 from dcmpool.errors import UsageError
+from dcmpool.model import FailureKind
 from dcmpool.options import (
     AsJson,
+    Backup,
     Bandwidth,
     ConfigFile,
     DryRun,
@@ -16,6 +19,7 @@ from dcmpool.options import (
     Events,
     EvidenceCopy,
     FilesFrom,
+    HardLinks,
     InPlace,
     Journal,
     MaxDuration,
@@ -27,6 +31,7 @@ from dcmpool.options import (
     Overwrite,
     Profile,
     Quiet,
+    RetryFailed,
     SandboxMode,
     SecondsLimit,
     Source,
@@ -36,6 +41,7 @@ from dcmpool.options import (
     Workers,
     size,
 )
+from dcmpool.protocol import ALL_KINDS
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, rehearse, supervise
 
@@ -44,6 +50,8 @@ def run(
     source: Source,
     output: Output = None,
     in_place: InPlace = False,
+    backup: Backup = None,
+    hard_links: HardLinks = None,
     workers: Workers = None,
     engine: Engine = None,
     limit: SecondsLimit = None,
@@ -62,6 +70,7 @@ def run(
     files_from: FilesFrom = None,
     journal: Journal = None,
     dry_run: DryRun = False,
+    retry_failed: RetryFailed = None,
     profile: Profile = None,
     config: ConfigFile = None,
     events: Events = None,
@@ -77,7 +86,9 @@ def run(
     """
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
-        "work": work | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
+        "work": work
+        | {"hard_links": hard_links and hard_links.value}
+        | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
         "limits": {"attempt_seconds": limit},
         "gate": {
             "max_writers": max_writers,
@@ -89,7 +100,10 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from, journal=journal)
+        if not in_place and (backup is not None or hard_links):
+            raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
+        task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup)
+        task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal))
         if dry_run:
             if events is not None:
                 raise UsageError("--dry-run and --events exclude each other: nothing happens")
@@ -97,13 +111,30 @@ def run(
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, journal: str | None) -> Task:
-    if not source or "" in (output, files_from, journal):
+def _kind(retry: str | None) -> str:
+    """Return what of earlier failures is done again, as `Task` has it."""
+    if retry is None:
+        return ""
+    for known in (ALL_KINDS, *FailureKind):
+        if retry.lower() == known.lower():
+            return str(known)
+    raise UsageError(f"--retry-failed {retry}: choose {ALL_KINDS} or one of {', '.join(FailureKind)}")
+
+
+def _absolute(path: str | None) -> bytes:
+    if path == "":
+        raise UsageError("a path is empty")
+    return os.fsencode(os.path.abspath(path)) if path else b""
+
+
+def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, backup: str | None) -> Task:
+    if "" in (source, output, files_from, backup):
         raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     try:
         full = Path(os.path.abspath(source))
+        kept = os.path.abspath(backup) if backup else ""
     except FileNotFoundError as error:
         raise UsageError("the current directory no longer exists") from error
     if in_place:
@@ -115,5 +146,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    kept = os.fsencode(os.path.abspath(journal)) if journal else b""
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, journal=kept)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept))
