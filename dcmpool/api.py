@@ -78,6 +78,8 @@ class Report(msgspec.Struct, frozen=True):
     kills: int
     retries: int
     confirmed: int
+    gone: int
+    """Files of earlier runs that are no longer in SOURCE; their results stay."""
     seconds: float
     exit_code: int
     """0 all well, 1 some failed, 70 and 75 stopped, 130 interrupted; after all but 0 the same call goes on."""

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -151,7 +150,7 @@ def start(source: Path, target: Path) -> subprocess.Popen[bytes]:
 
 
 class Trial:
-    """The archive's way through killed run, resumed run and idle run."""
+    """The archive's way through killed run, resumed run, idle run and report."""
 
     def __init__(self, archive: Archive, target: Path) -> None:
         self._archive = archive
@@ -164,7 +163,7 @@ class Trial:
         self._say("killed", self._killed)
         self._say("resumed", self._resumed)
         self._say("idle", self._idle)
-        self._check("in the journal", self._journal(), dict(self._archive.expected))
+        self._check("the report of all runs", self._reported(), dict(self._archive.expected))
         self._say("compared", lambda: self.problems.extend(self._archive.problems(self._target)))
         for part in ("supervisor", "clerk"):
             warm, last, most = self.memory.growth(part)
@@ -213,9 +212,11 @@ class Trial:
         counts = Counter({outcome: count for outcome, count in summary["counts"].items() if count})
         return counts, summary["seconds"]
 
-    def _journal(self) -> dict[str, int]:
-        with contextlib.closing(sqlite3.connect(self._target / ".dcmpool" / "journal.sqlite")) as database:
-            return dict(database.execute("SELECT outcome, count(*) FROM files GROUP BY outcome").fetchall())
+    def _reported(self) -> dict[str, int]:
+        """Return what `dcmpool report` counts, over all runs."""
+        command = [sys.executable, "-m", "dcmpool", "report", str(self._target), "--json", "-"]
+        printed = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, check=True).stdout
+        return {outcome: count for outcome, count in json.loads(printed)["totals"]["counts"].items() if count}
 
     def _check(self, what: str, found: object, expected: object) -> None:
         if found != expected:
