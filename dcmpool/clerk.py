@@ -17,8 +17,9 @@ import sqlite3
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 
-from dcmpool import _os, backup, evidence, place
+from dcmpool import _os, backup, evidence, ground, place
 from dcmpool.backup import Backup
 from dcmpool.commit import Target
 from dcmpool.copier import Copier
@@ -114,22 +115,34 @@ class Clerk:
         self._audit = order.audit
         try:
             self._target = _prepare_audit(order) if order.audit else prepare(order)
+            notices = [] if order.audit else ground.check(self._target.root, in_place=order.in_place)
             self._place = place.find(self._target.root, order.journal)
             with place.made(self._place, order, self._target.root):
                 self._lock = _take(self._target)
+                notices += self._look_at_names()
                 base = self._begin(order)
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        notices = (self._place.notice,) if self._place.notice else ()
-        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), notices))
+        if self._place.notice:
+            notices.append(self._place.notice)
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), tuple(notices)))
         self._walker = Walker(order, self._target, self._place.path, self._send, self._credit, self._committing)
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
         if not order.audit:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
+
+    def _look_at_names(self) -> list[str]:
+        """See what becomes of names in TARGET; return what the user should know of that."""
+        target = self._target
+        notices = ground.way_of_results(target.root, target.temp)
+        if ground.ignores_case(target.state) and not target.in_place:
+            self._target = replace(target, spelling=ground.Spelling(target.root))
+            notices.append("the target ignores case: of files whose names differ in case alone, one is done")
+        return notices
 
     def _begin(self, order: Open) -> bytes:
         """Open the journal and bring TARGET in order; return the directory to which paths are relative."""

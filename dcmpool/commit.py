@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from dcmpool import _os, replica
 from dcmpool.backup import Backup, OtherBackupError
+from dcmpool.ground import Spelling
 from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
@@ -47,6 +48,8 @@ class Target:
     """In place: whether one name of several that a file has may be replaced."""
     backup: Backup | None = None
     """In place: where originals are kept."""
+    spelling: Spelling | None = None
+    """Where the file system ignores case, and results of several sources may get into each other's way."""
 
     @property
     def state(self) -> bytes:
@@ -66,6 +69,8 @@ class Target:
         """Say what keeps a result from this name: a file that must not be replaced, or a name that cannot be had."""
         if link := self._link_on_the_way(path):
             return Obstacle(FailureKind.EXISTS, f"{shown(link)} is a link, and results go through none")
+        if other := self._spelled_otherwise(path):
+            return other
         try:
             status = os.lstat(self.final(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -206,6 +211,19 @@ class Target:
             return Obstacle(FailureKind.CHANGED, "the source changed while it was decompressed")
         return None
 
+    def _spelled_otherwise(self, path: bytes) -> Obstacle | None:
+        """Say that this name is taken by one that differs in case alone, which is another source's."""
+        if self.spelling is None:
+            return None
+        try:
+            other = self.spelling.other(path)
+        except OSError as error:
+            return Obstacle(FailureKind.WRITE, f"the target's names cannot be looked at: {error.strerror}")
+        if not other:
+            return None
+        reason = f"the target has {shown(other)} in another spelling, and does not tell upper from lower case"
+        return Obstacle(FailureKind.EXISTS, reason)
+
     def _link_made(self, path: bytes) -> Obstacle | None:
         """Say that an original has several names; the worker has looked too, but that is a while ago."""
         if self.split_links or not self.in_place:
@@ -253,7 +271,7 @@ class Target:
         """Give a result its name, after a last look at what stands there in place; say why not, if not."""
         final = self.final(result.path)
         try:
-            if change := self._change(result):
+            if change := self._change(result) or self._spelled_otherwise(result.path):
                 return CommitFailure(result.job, change.kind, change.reason)
             self._check_syncable(os.path.dirname(final))
             try:

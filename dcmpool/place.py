@@ -20,12 +20,12 @@ from dcmpool.text import shown, words
 
 _IN_TARGET: Final = b".dcmpool"
 _NAME: Final = b"journal.sqlite"
-_NFS: Final = frozenset(("nfs", "nfs4"))
-_SMB: Final = frozenset(("cifs", "smb3", "smbfs"))
+NFS: Final = frozenset(("nfs", "nfs4"))
+SMB: Final = frozenset(("cifs", "smb3", "smbfs"))
 _CLUSTER: Final = frozenset(("afs", "beegfs", "ceph", "coda", "gpfs", "lustre", "ncpfs", "orangefs"))
 _VIRTUAL: Final = frozenset(("9p", "drvfs", "vboxsf", "fuse.vmhgfs-fuse"))
 _FUSE_NET = ("sshfs", "rclone", "s3fs", "gcsfuse", "glusterfs", "ceph-fuse", "curlftpfs", "juicefs")
-NETWORK: Final = _NFS | _SMB | _CLUSTER | _VIRTUAL | {f"fuse.{name}" for name in _FUSE_NET}
+NETWORK: Final = NFS | SMB | _CLUSTER | _VIRTUAL | {f"fuse.{name}" for name in _FUSE_NET}
 """Types of file systems (proc(5), mountinfo) behind which there is another machine."""
 _TABLES: Final = {"files", "intents", "begun", "runs"}
 

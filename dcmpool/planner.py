@@ -10,8 +10,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
-from dcmpool import _os, place
+from dcmpool import _os, ground, place
 from dcmpool.clerk import prepare
 from dcmpool.commit import Target
 from dcmpool.errors import DcmpoolError, UsageError
@@ -91,11 +92,14 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     try:
         target = prepare(order)
         _demand_writable(target.root)
+        notices = tuple(ground.check(target.root, in_place=order.in_place))
+        if ground.ignores_case(target.state) and not order.in_place:
+            target = replace(target, spelling=ground.Spelling(target.root))
         journal = _journal(order, target)
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
-    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root)))
+    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), notices))
     try:
         with closing(journal):
             Planner(order, target, journal, send).run()

@@ -2,6 +2,8 @@
 
     python -m tests.faults.disk DIRECTORY MOUNTPOINT CONTROL PARENT [KIND]
 
+KIND is what FUSE calls it; one that is called CARELESS does not tell upper from lower case.
+
 CONTROL is a JSON list of rules, read again whenever it changes; `CONTROL.hits` gets a line for each rule met.
 A rule is {"op": ..., "path": pattern, "do": ...}:
 
@@ -29,6 +31,7 @@ import mfusepy
 from dcmpool import _os
 
 FSNAME = "dcmpool-faults"
+CARELESS = "careless"
 _READDIRPLUS = 0b11 << 13
 """FUSE_CAP_READDIRPLUS and FUSE_CAP_READDIRPLUS_AUTO (fuse_common.h)."""
 
@@ -102,6 +105,9 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy carries no type
 
     def _real(self, op: str, path: str) -> str:
         self._faults.meet(op, path)
+        return self._at(path)
+
+    def _at(self, path: str) -> str:
         return self._root + path
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
@@ -158,7 +164,7 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy carries no type
 
     def rename(self, old: str, new: str) -> int:
         self._faults.meet("rename", new)
-        os.rename(self._root + old, self._root + new)
+        os.rename(self._at(old), self._at(new))
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
@@ -191,11 +197,22 @@ class Disk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy carries no type
         return {name: getattr(status, name) for name in dir(status) if name.startswith("f_") and name != "f_fsid"}
 
 
+class Careless(Disk):
+    """One that takes a name for the one that is there, if they differ in case alone."""
+
+    def _at(self, path: str) -> str:
+        real = self._root
+        for name in path.strip("/").split("/"):
+            same = [n for n in os.listdir(real) if n.lower() == name.lower()] if os.path.isdir(real) else []
+            real = os.path.join(real, same[0] if same else name)
+        return real
+
+
 def main(arguments: list[str]) -> None:
     """Mount, and serve until killed."""
     root, mountpoint, control = (Path(argument) for argument in arguments[:3])
     _os.die_with_parent(int(arguments[3]))
-    disk = Disk(root, Faults(control))
+    disk = (Careless if arguments[4:5] == [CARELESS] else Disk)(root, Faults(control))
     kind = {"subtype": arguments[4]} if arguments[4:5] > [""] else {}
     mfusepy.FUSE(
         disk, str(mountpoint), **kind, foreground=True, fsname=FSNAME, default_permissions=True, hard_remove=True,

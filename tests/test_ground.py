@@ -1,0 +1,81 @@
+"""What a run says of the place where its results are to go, before it begins."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.command import Command, Record, own_command
+from tests.series import check_series, make_series
+from tests.test_usage import refused
+
+command = pytest.fixture(own_command)
+
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def record(command: Command) -> Record:
+    """A series of three in `series`."""
+    return make_series(command.path / "series", slices=3, size=32)
+
+
+@pytest.fixture
+def small(command: Command) -> Iterator[Mount]:
+    """Make a tmpfs with these options, tmpfs(5), in `small`."""
+    folder = command.path / "small"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", folder], check=False).returncode:
+            pytest.skip("a tmpfs cannot be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize(("options", "says"), [("size=3m", "3.1 MB free"), ("size=64m,nr_inodes=50", "inodes free")])
+def test_a_target_without_room(command: Command, record: Record, small: Mount, options: str, says: str) -> None:
+    small(options)
+    refused(command, "series", "-o", "small/native", says=says)
+    refused(command, "series", "-o", "small/native", "--dry-run", says=says)
+
+
+def test_little_room_is_said(command: Command, record: Record, small: Mount) -> None:
+    target = small("size=64m,nr_inodes=2000") / "native"
+    for flags in ((), ("--dry-run",)):
+        ended = command.run("run", "series", "-o", "small/native", *flags)
+        assert ended.code == 0, ended
+        assert "little room: 67" in ended.err
+    assert check_series(record, target) == []
+
+
+def test_in_place_begins_on_a_disk_that_is_all_but_full(command: Command, small: Mount) -> None:
+    folder = small("size=3m") / "series"
+    record = make_series(folder, slices=3, size=32)
+    ended = command.run("run", "small/series", "--in-place")
+    assert ended.code == 0, ended
+    assert "little room" in ended.err
+    assert check_series(record, folder) == []
+
+
+def test_temp_files_on_another_file_system(command: Command, record: Record) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as aside:
+        if os.stat(aside).st_dev == command.path.stat().st_dev:
+            pytest.skip("there is no other file system here")
+        (command.path / "native").mkdir()
+        (command.path / "native/.dcmpool").symlink_to(aside)
+        ended = command.run("run", "series", "-o", "native")
+    assert ended.code == 0, ended
+    assert "another file system" in ended.err
+    assert check_series(record, command.path / "native") == []
+
+
+def test_nothing_is_said_of_a_place_that_is_as_it_should_be(command: Command, record: Record) -> None:
+    if os.statvfs(command.path).f_bavail * os.statvfs(command.path).f_frsize < 2 << 30:
+        pytest.skip("there is little room here")
+    assert command.run("run", "series", "-o", "native").err == ""
