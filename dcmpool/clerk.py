@@ -25,6 +25,7 @@ from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
+from dcmpool.model import Outcome
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -32,6 +33,7 @@ from dcmpool.protocol import (
     Commit,
     Committed,
     Discard,
+    Earlier,
     Ending,
     Finish,
     Finished,
@@ -41,9 +43,12 @@ from dcmpool.protocol import (
     Open,
     Opened,
     Refused,
+    Result,
+    Said,
     Settle,
     Stopped,
 )
+from dcmpool.quarantine import Quarantine
 from dcmpool.text import shown, words
 from dcmpool.tree import base_of
 from dcmpool.walker import Walker
@@ -84,6 +89,19 @@ class Clerk:
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
         if begun:
             self._journal.begin(begun)
+        self._commit(results, endings)
+        for name in (name for m in messages if isinstance(m, Discard) for name in m.names):
+            self._target.discard(name)
+        for message in messages:
+            if isinstance(message, Keep):
+                self._keep(message)
+        self._put_aside(endings)
+        finish = next((message for message in messages if isinstance(message, Finish)), None)
+        if finish:
+            self._finish(finish)
+        return finish is not None
+
+    def _commit(self, results: list[Result], endings: list[Ending]) -> None:
         with self._committing:
             for some in self._target.portions(results):
                 done, failures = self._target.commit(some, self._journal)
@@ -91,20 +109,26 @@ class Clerk:
             if endings:
                 self._settle(endings)
                 self._send(Committed(tuple(ending.job for ending in endings)))
-        for name in (name for m in messages if isinstance(m, Discard) for name in m.names):
-            self._target.discard(name)
-        for message in messages:
-            if isinstance(message, Keep):
-                self._keep(message)
-            if isinstance(message, Finish):
-                self._finish(message)
-                return True
-        return False
 
     def _keep(self, death: Keep) -> None:
         self._target.keep(death.name, death.files)
         if death.copy:
             self._copier.add(death.name, death.copy)
+
+    def _put_aside(self, endings: list[Ending]) -> None:
+        """Have originals that failed copied, where that is wanted."""
+        if self._quarantine is not None:
+            for ending in endings:
+                if ending.outcome is Outcome.FAILED:
+                    self._quarantine.add(ending)
+
+    def _say(self, text: str) -> None:
+        self._send(Said(text))
+
+    def _send_of_walk(self, message: Message) -> None:
+        self._send(message)
+        if isinstance(message, Earlier):
+            self._put_aside([message.ending])
 
     def _settle(self, endings: list[Ending]) -> None:
         if not self._audit:  # which finds what it finds, and changes nothing
@@ -125,10 +149,13 @@ class Clerk:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
+        self._quarantine = None
+        if order.quarantine:
+            self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
         if self._place.notice:
             notices.append(self._place.notice)
         self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), tuple(notices)))
-        self._walker = Walker(order, self._target, self._place.path, self._send, self._credit, self._committing)
+        self._walker = Walker(order, self._target, self._place.path, self._send_of_walk, self._credit, self._committing)
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
         if not order.audit:
@@ -194,6 +221,8 @@ class Clerk:
         self._walk.join(_GOODBYE_SECONDS)  # the last to close the journal folds its write-ahead log into it
         self._journal.close()
         self._copier.end()
+        if self._quarantine is not None:
+            self._quarantine.end()
         with contextlib.suppress(OSError):
             os.rmdir(self._target.temp)
         self._send(Finished())
@@ -221,8 +250,20 @@ def prepare(order: Open) -> Target:
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
+    if order.quarantine:
+        _check_quarantine(order.quarantine, base_of(source), root)
     kept = _open_backup(order, root) if order.backup else None
     return Target(root, order.in_place, order.overwrite, order.durable, order.split_links, kept)
+
+
+def _check_quarantine(folder: bytes, source: bytes, target: bytes) -> None:
+    name, real = shown(folder), os.path.realpath(folder)
+    for what, tree in (("source", source), ("target", os.path.realpath(target))):
+        if _holds(tree, real) or _holds(real, tree):
+            raise UsageError(f"the quarantine {name} and the {what} lie in one another: choose a folder beside them")
+    there = place.existing(real)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"the quarantine cannot be written: {name}")
 
 
 def _open_backup(order: Open, tree: bytes) -> Backup:

@@ -122,6 +122,7 @@ SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, req
 EvidenceCopy = Annotated[
     bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.", hidden=True)
 ]
+Quarantine = Annotated[str | None, typer.Option(metavar="DIR", help="Copy what fails into DIR, with the reason.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done with each file; write nothing.")]
 Journal = Annotated[str | None, typer.Option(metavar="FILE", help="Where the journal lies. [TARGET/.dcmpool]")]
 Backup = Annotated[str | None, typer.Option(metavar="DIR", help="In place: keep each original in DIR.")]

@@ -40,6 +40,7 @@ from dcmpool.protocol import (
     Message,
     Noted,
     Ready,
+    Said,
     Scanned,
     Stopped,
     Totals,
@@ -147,6 +148,9 @@ class Pool:
 
     def from_clerk(self, message: Message, now: float) -> None:
         """Take what the clerk says; after the end, a new one's walk is of no interest."""
+        if isinstance(message, Said):
+            self.brakes.say(message.text)
+            return
         if self._finishing and not isinstance(message, Stopped | Finished):
             return
         if not isinstance(message, Committed):

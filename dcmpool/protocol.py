@@ -216,6 +216,8 @@ class Open(Message, frozen=True):
     """In place: the folder where originals are kept."""
     journal: bytes = b""
     """Where the user wants the journal; b"" for its usual place."""
+    quarantine: bytes = b""
+    """The folder where originals that fail are copied; b"" for none."""
 
 
 class More(Message, frozen=True):
@@ -414,6 +416,12 @@ class Committed(Message, frozen=True):
     failures: tuple[CommitFailure, ...] = ()
 
 
+class Said(Message, frozen=True):
+    """Something that the user should know, and that nothing follows from."""
+
+    text: str
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What a run would do with a path of SOURCE; `reason` where it would fail, or be left."""
 
@@ -441,7 +449,7 @@ class Finished(Message, frozen=True):
 
 
 ToClerk = Open | More | Begin | Commit | Settle | Discard | Keep | Finish
-FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Planned | Stopped | Finished
+FromClerk = Opened | Refused | Found | Noted | Earlier | Scanned | Committed | Planned | Said | Stopped | Finished
 
 
 # --- supervisor <-> fork server

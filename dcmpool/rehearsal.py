@@ -87,6 +87,7 @@ class Rehearsal:
             judge=f"{__version__} {config.judging()}",
             again=False,
             journal=task.journal,
+            quarantine=task.quarantine,
             retry=task.retry,
         )
 

@@ -60,6 +60,8 @@ class Task:
     """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
     journal: bytes = b""
     """Where the journal lies; b"" for its usual place (`place.py`)."""
+    quarantine: bytes = b""
+    """The folder where originals that fail are copied; b"" for none."""
 
 
 class Supervisor:
@@ -240,6 +242,7 @@ class Supervisor:
             split_links=self._config.work.hard_links == "split",
             backup=self._task.backup,
             journal=self._task.journal,
+            quarantine=self._task.quarantine,
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(

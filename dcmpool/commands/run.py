@@ -30,6 +30,7 @@ from dcmpool.options import (
     Output,
     Overwrite,
     Profile,
+    Quarantine,
     Quiet,
     RetryFailed,
     SandboxMode,
@@ -70,6 +71,7 @@ def run(
     files_from: FilesFrom = None,
     journal: Journal = None,
     dry_run: DryRun = False,
+    quarantine: Quarantine = None,
     retry_failed: RetryFailed = None,
     profile: Profile = None,
     config: ConfigFile = None,
@@ -103,7 +105,7 @@ def run(
         if not in_place and (backup is not None or hard_links):
             raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
         task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup)
-        task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal))
+        task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
         if dry_run:
             if events is not None:
                 raise UsageError("--dry-run and --events exclude each other: nothing happens")

@@ -1,0 +1,124 @@
+"""`run --quarantine DIR`: originals that failed, copied aside with the reason, and a list to feed back."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dcmpool.config import load
+from dcmpool.progress import Mode, Progress
+from dcmpool.supervisor import Supervisor, Task
+from tests.command import Command, own_command, tree
+from tests.series import make_series
+from tests.test_usage import everything, refused
+
+command = pytest.fixture(own_command)
+
+FLAGS = ("series", "-o", "native", "--quarantine", "aside", "--json")
+
+
+@pytest.fixture
+def source(command: Command) -> Path:
+    """A series of six in `series`; two of it, one of them deeper, are cut short."""
+    make_series(command.path / "series", slices=6, size=64)
+    source = command.path / "series"
+    (source / "deep/er").mkdir(parents=True)
+    (source / "CT0005.dcm").rename(source / "deep/er/CT0005.dcm")
+    for name in ("CT0002.dcm", "deep/er/CT0005.dcm"):
+        cut(source / name)
+    return source
+
+
+def cut(path: Path, by: int = 500) -> None:
+    path.write_bytes(path.read_bytes()[:-by])
+
+
+def about(command: Command, name: str) -> dict[str, object]:
+    words: dict[str, object] = json.loads((command.path / "aside" / f"{name}.dcmpool.json").read_text())
+    return words
+
+
+def test_what_failed_is_copied_with_the_reason_and_can_be_fed_back(command: Command, source: Path) -> None:
+    ended = command.run("run", *FLAGS)
+    assert ended.code == 1, ended
+    names = sorted(ended.failed)
+    assert names == ["CT0002.dcm", "deep/er/CT0005.dcm"]
+    copies = tree(command.path / "aside")
+    assert {os.fsdecode(name) for name in copies} == {*names, *(f"{name}.dcmpool.json" for name in names), "files.txt"}
+    for name in names:
+        assert copies[os.fsencode(name)] == (source / name).read_bytes()
+        words, failed = about(command, name), ended.failed[name]
+        assert (words["kind"], words["reason"]) == (failed["kind"], failed["reason"])
+        assert words["attempts"]
+    assert copies[b"files.txt"].decode().split() == names
+    again = command.run("run", "series", "-o", "native", "--files-from", "aside/files.txt", "--json")
+    assert sorted(again.failed) == names
+    assert sum(again.summary["counts"].values()) == 2
+
+
+def test_another_run_adds_nothing_twice_and_replaces_its_own_copies_alone(command: Command, source: Path) -> None:
+    command.run("run", *FLAGS)
+    before = tree(command.path / "aside")
+    command.run("run", *FLAGS)
+    assert tree(command.path / "aside").keys() == before.keys()
+    assert tree(command.path / "aside")[b"files.txt"] == before[b"files.txt"]
+    cut(source / "CT0002.dcm")
+    cut(source / "CT0003.dcm")
+    (command.path / "aside/CT0003.dcm").write_text("mine")
+    ended = command.run("run", *FLAGS)
+    assert sorted(ended.failed) == ["CT0002.dcm", "CT0003.dcm", "deep/er/CT0005.dcm"]
+    assert (command.path / "aside/CT0002.dcm").read_bytes() == (source / "CT0002.dcm").read_bytes()
+    assert (command.path / "aside/CT0003.dcm").read_text() == "mine"
+    assert "not in quarantine: CT0003.dcm: another file" in ended.err
+
+
+def test_failures_of_a_run_without_it_come_too(command: Command, source: Path) -> None:
+    assert command.run("run", "series", "-o", "native").code == 1
+    assert command.run("run", *FLAGS).code == 1
+    assert (command.path / "aside/files.txt").read_text().split() == ["CT0002.dcm", "deep/er/CT0005.dcm"]
+
+
+def test_a_worker_that_was_killed_leaves_its_diagnosis(tmp_path: Path) -> None:
+    make_series(tmp_path / "series", slices=1, size=64)
+    (tmp_path / "series/CT0001.dcm").rename(tmp_path / "series/spin.dcm")
+    task = Task(
+        os.fsencode(tmp_path / "series"), os.fsencode(tmp_path / "native"), quarantine=os.fsencode(tmp_path / "aside")
+    )
+    config = load(flags={"limits": {"attempt_seconds": 1.0}})
+    Supervisor(task, config, Progress(Mode.OFF), worker_module="tests.stuck_children").run()
+    words = json.loads((tmp_path / "aside/spin.dcm.dcmpool.json").read_text())
+    assert words["kind"] == "TIMEOUT"
+    assert len(words["diagnoses"]) == len(words["attempts"]) > 0
+    assert "spinning" in words["diagnoses"][0]["cause"]
+
+
+def test_a_name_with_a_line_break_is_copied_and_not_listed(command: Command, source: Path) -> None:
+    (source / "CT0002.dcm").rename(source / "two\nlines.dcm")
+    ended = command.run("run", *FLAGS)
+    assert (command.path / "aside/two\nlines.dcm").exists()
+    assert "line break" in ended.err
+    assert (command.path / "aside/files.txt").read_text() == "deep/er/CT0005.dcm\n"
+
+
+def test_a_folder_that_cannot_be_written_any_more_stops_nothing(command: Command, source: Path) -> None:
+    (command.path / "aside").mkdir()
+    (command.path / "aside/deep").write_text("no folder")
+    ended = command.run("run", *FLAGS)
+    assert ended.code == 1
+    assert ended.summary["counts"]["decompressed"] == 4
+    assert "not in quarantine: deep/er/CT0005.dcm: File exists" in ended.err
+    assert (command.path / "aside/CT0002.dcm").exists()
+
+
+def test_places_that_cannot_be(command: Command, source: Path) -> None:
+    (command.path / "file").write_text("mine")
+    (command.path / "locked").mkdir(mode=0o555)
+    (command.path / "link").symlink_to("series/deep")
+    for place in ("series", "series/x", "link", "link/x", "native", "native/x", ".", "", "file", "file/x"):
+        refused(command, "series", "-o", "native", "--quarantine", place)
+    refused(command, "series", "--in-place", "--quarantine", "series/.dcmpool/aside", says="quarantine")
+    refused(command, "series", "-o", "native", "--quarantine", "locked/x", says="locked", powerless=True)
+    before = everything(command.path)
+    assert command.run("run", *FLAGS, "--dry-run").code == 0
+    assert everything(command.path) == before
