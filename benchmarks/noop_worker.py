@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dcmpool.model import Outcome, stored_time
 from dcmpool.protocol import Left, Ready
-from dcmpool.worker import Channel
+from dcmpool.errand import Channel
 
 
 def serve_child(channel_fd: int, board: int) -> None:

@@ -22,6 +22,8 @@ from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
+from dcmpool.model import Purpose
+from dcmpool.preflight import room
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -77,6 +79,8 @@ class Clerk:
         results = [result for m in messages if isinstance(m, Commit) for result in m.results]
         endings = [ending for m in messages if isinstance(m, Settle) for ending in m.endings]
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
+        if self._purpose is Purpose.SURVEY:
+            return self._acknowledge(messages, endings)
         if begun:
             self._journal.begin(begun)
         with self._committing:
@@ -96,39 +100,57 @@ class Clerk:
                 return True
         return False
 
+    def _acknowledge(self, messages: list[Message], endings: list[Ending]) -> bool:
+        """Take note of what a survey finds, which leaves no trace; return whether it is over."""
+        if endings:
+            self._send(Committed(tuple(ending.job for ending in endings)))
+        is_over = any(isinstance(message, Finish) for message in messages)
+        if is_over:
+            self._send(Finished())
+        return is_over
+
     def _keep(self, evidence: Keep) -> None:
         self._target.keep(evidence.name, evidence.files)
         if evidence.copy:
             self._copier.add(evidence.name, evidence.copy)
 
     def _settle(self, endings: list[Ending]) -> None:
-        if not self._audit:  # which finds what it finds, and changes nothing
+        if self._purpose is not Purpose.AUDIT:  # which finds what it finds, and changes nothing
             self._journal.settle((), endings)
 
     def _open(self, order: Open) -> bool:
         """Check, lock and open; begin to walk. Return whether the run can begin."""
-        self._audit = order.audit
+        self._purpose = order.purpose
         try:
-            self._target = _prepare_audit(order) if order.audit else _prepare(order)
-            self._lock = _take(self._target)
-            self._copier = Copier(self._target)
-            journal = os.path.join(self._target.state, b"journal.sqlite")
-            self._journal = Journal(journal, order.run, order.judge)
-            try:
-                base = self._begin_audit() if order.audit else self._begin_run(order)
-                self._target.recover(self._journal)
-                self._target.sweep(order.run.encode())
-            except BaseException:
-                self._journal.close()
-                raise
+            self._target = _prepare_audit(order) if order.purpose is Purpose.AUDIT else _prepare(order)
+            if order.purpose is Purpose.SURVEY:
+                base, journal = base_of(order.source), b":memory:"
+            else:
+                journal = os.path.join(self._target.state, b"journal.sqlite")
+                base = self._open_journal(journal, order)
+            left = room(self._target.root)
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._send(Opened(base, self._target.root))
+        self._send(Opened(base, self._target.root, left))
         walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True
+
+    def _open_journal(self, journal: bytes, order: Open) -> bytes:
+        """Lock TARGET, open its journal and put right what dead runs left; return what paths are relative to."""
+        self._lock = _take(self._target)
+        self._copier = Copier(self._target)
+        self._journal = Journal(journal, order.run, order.judge)
+        try:
+            base = self._begin_audit() if order.purpose is Purpose.AUDIT else self._begin_run(order)
+            self._target.recover(self._journal)
+            self._target.sweep(order.run.encode())
+        except BaseException:
+            self._journal.close()
+            raise
+        return base
 
     def _begin_run(self, order: Open) -> bytes:
         """Record the run; return the directory to which paths are relative."""

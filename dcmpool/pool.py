@@ -21,6 +21,7 @@ from dcmpool.dispatch import Dispatcher, scratch_name
 from dcmpool.endings import Endings, how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
 from dcmpool.gate import WriteGate
+from dcmpool.inventory import Inventory
 from dcmpool.jobs import Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Phase, Worker
@@ -40,6 +41,7 @@ from dcmpool.protocol import (
     Ready,
     Scanned,
     Stopped,
+    Surveyed,
     Wants,
     Written,
 )
@@ -60,6 +62,7 @@ class Pool:
         self._shut_since: float | None = None
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
         self.tally = tally
+        self._inventory = tally if isinstance(tally, Inventory) else None
         self.error: DcmpoolError | None = None
         self.draining = False
         emit = self._actions.append
@@ -72,7 +75,9 @@ class Pool:
         self.opinions = Opinions(config.second_share(in_place=in_place), self.jobs, self.ledger)
         self._storage = StorageWatch(config.storage)
         self._endings = Endings(self.crew, self.jobs, self.ledger, self.opinions, self.stop)
-        self._dispatcher = Dispatcher(config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place)
+        self._dispatcher = Dispatcher(
+            config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place, inventory=self._inventory
+        )
 
     # --- what the loop asks
 
@@ -169,6 +174,11 @@ class Pool:
         self.error = self.error or error
         self.draining = True
 
+    def lose_clerk(self, reason: str, now: float) -> None:
+        """End a run that cannot go on with another clerk."""
+        self.stop(LaunchError(reason))
+        self.give_up(now)
+
     def give_up(self, now: float) -> None:
         """Wait for nothing more: no child, no acknowledgement."""
         self._gave_up = True
@@ -230,6 +240,9 @@ class Pool:
                 self._endings.left(worker, message, now)
             case Checked():
                 self._endings.checked(worker, message, now)
+            case Surveyed():
+                assert self._inventory is not None  # noqa: S101 - `Dispatcher.may_end_so` holds it
+                self._endings.surveyed(worker, message, self._inventory)
             case Failed():
                 self._endings.failed(worker, message, now)
 

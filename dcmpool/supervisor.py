@@ -30,7 +30,7 @@ from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
 from dcmpool.evidence import MAX_KEPT, Death, with_share
 from dcmpool.lifecycle import Phase
 from dcmpool.memory import OUT_OF_MEMORY, Killer
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, Purpose
 from dcmpool.pool import Pool
 from dcmpool.progress import Activity, Progress, Snapshot
 from dcmpool.protocol import (
@@ -49,6 +49,7 @@ from dcmpool.protocol import (
     Opened,
     ProtocolError,
     Refused,
+    Room,
     Warmed,
 )
 from dcmpool.report import Report, Tally
@@ -79,8 +80,8 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
-    audit: bool = False
-    """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    purpose: Purpose = Purpose.RUN
+    """In an audit `source` is what the journal of `target` says."""
 
 
 class Supervisor:
@@ -92,6 +93,7 @@ class Supervisor:
         config: Config,
         progress: Progress,
         *,
+        tally: Tally | None = None,
         worker_module: str = "dcmpool.worker",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,7 +104,7 @@ class Supervisor:
         self._worker_module = worker_module
         self._clock = clock
         self._run = os.urandom(4).hex()
-        self._tally = Tally()
+        self._tally = tally or Tally()
         self._pool = Pool(self._config, self._run, in_place=task.in_place, tally=self._tally)
         self._children: dict[int, Child] = {}
         self._helpers: list[Helper] = []
@@ -110,6 +112,8 @@ class Supervisor:
         self._awaiting_code: dict[int, float] = {}
         self._target = task.target
         self._temp = self._base = b""
+        self.room: Room | None = None
+        """What TARGET's file system has left; None until the clerk has looked."""
         self._kept = 0
         self._killer = Killer()
         self._unconfined = self._config.sandbox.mode == "off"
@@ -253,10 +257,13 @@ class Supervisor:
             self._pool.not_launched(number, _words(error))
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
-        scratch = os.path.join(self._temp, scratch_name(self._run, number))
+        # A survey writes nothing, so its children have no place to.
+        surveys = self._task.purpose is Purpose.SURVEY
+        scratch = b"" if surveys else os.path.join(self._temp, scratch_name(self._run, number))
         readable: tuple[bytes, ...] = ()
         if not self._unconfined:
-            readable = (self._base, self._target) if self._task.audit else (self._task.source,)
+            audits = self._task.purpose is Purpose.AUDIT
+            readable = (self._base, self._target) if audits else (self._task.source,)
         request = Launch(number, self._config.limits.memory_mib * MIB, scratch, readable, self._config.engines)
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self._flush()
@@ -454,7 +461,7 @@ class Supervisor:
                 run=self._run,
                 judge=self._judge,
                 again=self._opened,
-                audit=self._task.audit,
+                purpose=self._task.purpose,
             )
         )
 
@@ -480,7 +487,7 @@ class Supervisor:
                     self._pool.from_clerk(message, now)
 
     def _on_opened(self, message: Opened, now: float) -> None:
-        self._target = message.target
+        self._target, self.room = message.target, message.room
         self._base = message.base
         self._temp = os.path.join(message.target, b".dcmpool", b"tmp")
         if not self._opened:
@@ -500,6 +507,10 @@ class Supervisor:
         self._on_clerk()
         self._close_helper(self._clerk)
         if not self._pool.needs_clerk:
+            return
+        if self._opened and self._task.purpose is Purpose.SURVEY:
+            # Nothing is journalled, so another clerk would have all be counted again.
+            self._pool.lose_clerk(f"the clerk died; it said: {last_words or 'nothing'}", self._now())
             return
         self._clerk_deaths += 1
         if self._clerk_deaths >= _MAX_HELPER_DEATHS:

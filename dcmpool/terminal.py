@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import typer
@@ -11,8 +11,9 @@ import typer
 from dcmpool import _os
 from dcmpool.config import Config
 from dcmpool.errors import DcmpoolError
+from dcmpool.model import Purpose
 from dcmpool.progress import Mode, Progress
-from dcmpool.report import Report
+from dcmpool.report import Report, Tally
 from dcmpool.supervisor import Supervisor, Task
 
 INTERRUPTED = 130
@@ -33,15 +34,35 @@ def one_line() -> Iterator[None]:
 
 
 def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+    """Do a run or an audit, and print its end."""
+    audit = task.purpose is Purpose.AUDIT
+    conduct(
+        task,
+        settings,
+        quiet=quiet,
+        show=lambda _, report: _print(report, as_json=as_json, quiet=quiet, audit=audit),
+    )
+
+
+def conduct(
+    task: Task,
+    settings: Config,
+    *,
+    quiet: bool,
+    show: Callable[[Supervisor, Report], None],
+    tally: Tally | None = None,
+) -> NoReturn:
+    """Do what a task asks, with progress; `show` prints its end."""
     mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
     progress = Progress(mode)
-    supervisor = Supervisor(task, settings, progress)
+    supervisor = Supervisor(task, settings, progress, tally=tally)
     try:
         report = supervisor.run()
     finally:
         progress.close()
     try:
-        _print(report, as_json=as_json, quiet=quiet, audit=task.audit)
+        show(supervisor, report)
+        sys.stdout.flush()
     except OSError:
         # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
         for fd in (1, 2):
@@ -53,7 +74,7 @@ def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> No
 
 def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
     if as_json:
-        print(report.to_json(), flush=True)
+        print(report.to_json())
         return
     if quiet and report.stopped:
         print(f"dcmpool: {report.stopped} (exit code {report.exit_code})", file=sys.stderr)
@@ -67,4 +88,3 @@ def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
         print_failures(report, Console(stderr=True))
     else:
         (print_audit if audit else print_summary)(report, Console())
-        sys.stdout.flush()

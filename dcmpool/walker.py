@@ -16,7 +16,7 @@ from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
-from dcmpool.model import FailureKind, Outcome
+from dcmpool.model import FailureKind, Outcome, Purpose
 from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.scan import STATE_DIRECTORY, File, Note, base_of, look, walk
 from dcmpool.text import words
@@ -51,7 +51,7 @@ class Walker:
         """Walk to the end, and say so; or say why not."""
         try:
             with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
-                for found in self._recorded() if self._order.audit else self._paths():
+                for found in self._recorded() if self._order.purpose is Purpose.AUDIT else self._paths():
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                         self._flush()
@@ -68,7 +68,10 @@ class Walker:
     def _paths(self) -> Iterator[File | Note]:
         if self._order.listed:
             return self._listed()
-        return walk(self._order.source, target=None if self._order.in_place else self._target.root)
+        if self._order.in_place:
+            return walk(self._order.source, target=None)
+        exists = self._order.purpose is not Purpose.SURVEY or os.path.isdir(self._target.root)
+        return walk(self._order.source, target=self._target.root if exists else b"")
 
     def _recorded(self) -> Iterator[Item | Note]:
         """Yield the results that are to be checked again."""
@@ -116,6 +119,9 @@ class Walker:
         self._bytes += found.size
         if isinstance(found, Item):
             self._offer(found)
+            return
+        if self._order.purpose is Purpose.SURVEY:
+            self._offer(Item(found.path, found.size, found.mtime_ns))
             return
         row = self._journal.find(found.path)
         if row is not None and self._journal.is_of_this_run(row):

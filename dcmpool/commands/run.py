@@ -7,6 +7,7 @@ from typing import Any
 from dcmpool import pathlist
 from dcmpool.config import load
 from dcmpool.errors import UsageError
+from dcmpool.model import Purpose
 from dcmpool.options import (
     AsJson,
     ConfigFile,
@@ -70,11 +71,20 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = _task(source, output, in_place=in_place, files_from=files_from)
+        task = task_of(source, output, in_place=in_place, files_from=files_from)
         supervise(task, settings, as_json=as_json, quiet=quiet)
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None) -> Task:
+def task_of(
+    source: str, output: str | None, *, in_place: bool, files_from: str | None, purpose: Purpose = Purpose.RUN
+) -> Task:
+    """Return what is to be done, with absolute paths.
+
+    Raises
+    ------
+    UsageError
+        The arguments contradict each other, or the list cannot be read.
+    """
     if not source or output == "" or files_from == "":
         raise UsageError("a path is empty")
     if in_place and output is not None:
@@ -92,4 +102,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, purpose)

@@ -7,6 +7,7 @@ import typer
 
 from dcmpool.config import load
 from dcmpool.errors import UsageError
+from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, Profile, Quiet, Workers
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, supervise
@@ -37,4 +38,4 @@ def verify(
         root = os.fsencode(os.path.abspath(target)) if target else b""
         if not root:
             raise UsageError("a path is empty")
-        supervise(Task(b"", root, audit=True), settings, as_json=as_json, quiet=quiet)
+        supervise(Task(b"", root, purpose=Purpose.AUDIT), settings, as_json=as_json, quiet=quiet)
