@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcmpool.errors import LockedError, UsageError
@@ -82,6 +83,31 @@ def end_children(pids: set[int], seconds: float) -> None:
             os.waitpid(pid, os.WNOHANG)
 
 
+@contextlib.contextmanager
+def orphans_adopted(seconds: float) -> Iterator[None]:
+    """Have what a dead child leaves behind become ours, and end with the block: killed, and waited for that long."""
+    before = children()
+    adopt_orphans()
+    try:
+        yield
+    finally:
+        end_children(children() - before, seconds)
+        adopt_orphans(wanted=False)
+
+
+def wait_for_death(pidfds: set[int], seconds: float) -> None:
+    """Wait until all these processes are dead, but not longer: what hangs in the kernel may never be."""
+    living = set(pidfds)
+    poll = select.poll()
+    for fd in living:
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while living and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            poll.unregister(fd)
+            living.discard(fd)
+
+
 def sealed_memory(name: str, size: int) -> int:
     """Return a memfd of `size` zero bytes that cannot grow: writing to it never waits and never fills a disk."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -123,6 +149,12 @@ def prefer_as_victim() -> None:
 def arm_alarm(seconds: float) -> None:
     """Have the kernel kill this process after `seconds`; 0 disarms. Works while C code holds the GIL."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def be_nice(pid: int, more: int) -> None:
+    """Have a process, and those that it will start, let others go first (setpriority(2))."""
+    if more:
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, pid) + more))
 
 
 def send_signal(pidfd: int, pid: int, number: int) -> None:

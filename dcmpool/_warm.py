@@ -9,7 +9,8 @@ from collections.abc import Iterable
 FIRST = (
     "numpy",
     "imagecodecs",
-    "imagecodecs._jpeg2k",  # imagecodecs itself loads each library only when it is asked for
+    "imagecodecs._imcd",  # imagecodecs itself loads each library only when it is asked for
+    "imagecodecs._jpeg2k",
     "imagecodecs._jpeg8",
     "imagecodecs._jpegls",
     "imagecodecs._jpegxl",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dcmpool.events import Event
 from dcmpool.model import Side
 from dcmpool.protocol import Message
 
@@ -72,4 +73,11 @@ class Notice:
     text: str
 
 
-Action = LaunchChild | SendTo | SignalChild | Examine | CloseChild | Tell | Notice
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Tell whoever listens to the event stream."""
+
+    event: Event
+
+
+Action = LaunchChild | SendTo | SignalChild | Examine | CloseChild | Tell | Notice | Happened

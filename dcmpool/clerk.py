@@ -23,7 +23,6 @@ from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Purpose
-from dcmpool.preflight import room
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -43,6 +42,7 @@ from dcmpool.protocol import (
     Settle,
     Stopped,
 )
+from dcmpool.room import room
 from dcmpool.scan import base_of
 from dcmpool.text import shown, words
 from dcmpool.walker import Walker
@@ -76,11 +76,13 @@ class Clerk:
             return True
         for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
             self._credit.release(jobs)
+        return self._acknowledge(messages) if self._purpose is Purpose.SURVEY else self._record(messages)
+
+    def _record(self, messages: list[Message]) -> bool:
+        """Commit and journal; return whether the run is over."""
         results = [result for m in messages if isinstance(m, Commit) for result in m.results]
         endings = [ending for m in messages if isinstance(m, Settle) for ending in m.endings]
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
-        if self._purpose is Purpose.SURVEY:
-            return self._acknowledge(messages, endings)
         if begun:
             self._journal.begin(begun)
         with self._committing:
@@ -100,10 +102,10 @@ class Clerk:
                 return True
         return False
 
-    def _acknowledge(self, messages: list[Message], endings: list[Ending]) -> bool:
+    def _acknowledge(self, messages: list[Message]) -> bool:
         """Take note of what a survey finds, which leaves no trace; return whether it is over."""
-        if endings:
-            self._send(Committed(tuple(ending.job for ending in endings)))
+        if jobs := tuple(ending.job for m in messages if isinstance(m, Settle) for ending in m.endings):
+            self._send(Committed(jobs))
         is_over = any(isinstance(message, Finish) for message in messages)
         if is_over:
             self._send(Finished())
@@ -133,7 +135,7 @@ class Clerk:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
             return False
-        self._send(Opened(base, self._target.root, left))
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), left))
         walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
         threading.Thread(target=walker.run, name="walk", daemon=True).start()
         return True

@@ -8,9 +8,11 @@ import typer
 
 from dcmpool import __version__
 from dcmpool.commands.attempt import attempt
+from dcmpool.commands.control import control
 from dcmpool.commands.doctor import doctor
 from dcmpool.commands.run import run
 from dcmpool.commands.scan import scan
+from dcmpool.commands.status import status
 from dcmpool.commands.verify import verify
 from dcmpool.errors import UsageError
 from dcmpool.terminal import INTERRUPTED
@@ -41,7 +43,7 @@ def _root(
     """Decompress DICOM series and archives; no file can stop the run."""
 
 
-for _command in (run, scan, verify, attempt, doctor):
+for _command in (run, scan, status, control, verify, attempt, doctor):
     app.command()(_command)
 
 

@@ -3,6 +3,7 @@
 `config/default.toml` spells out each default with its unit and reason; a test holds the two equal.
 """
 
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcmpool.engines import ENGINE_NAMES, ORDER
 from dcmpool.errors import UsageError
 
 MIB = 1024 * 1024
+_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
@@ -36,6 +38,7 @@ class Work(Section, frozen=True):
     verify: Annotated[str, msgspec.Meta(pattern=r"^(|structure|second|sample=\d{1,3}(\.\d+)?%)$")] = ""
     evidence_copy: bool = False
     scan_ahead: Positive = 512
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
 
 class Limits(Section, frozen=True):
@@ -58,6 +61,7 @@ class Gate(Section, frozen=True):
     adaptive: bool = True
     max_inflight_mib: Natural = 0
     grant_mib: Positive = 64
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=10**15)] = 0
 
 
 class Storage(Section, frozen=True):
@@ -66,6 +70,14 @@ class Storage(Section, frozen=True):
     durable: bool = True
     stall_seconds: Seconds = 10.0
     give_up_seconds: Seconds = 600.0
+
+
+class Schedule(Section, frozen=True):
+    """On what terms a run works."""
+
+    max_failures: Annotated[str, msgspec.Meta(pattern=r"^(|\d{1,9}|\d{1,2}(\.\d{1,3})?%)$")] = ""
+    max_duration_seconds: Annotated[float, msgspec.Meta(ge=0, le=100_000_000)] = 0.0
+    window: str = ""
 
 
 class Sandbox(Section, frozen=True):
@@ -81,6 +93,7 @@ class Config(Section, frozen=True):
     limits: Limits = Limits()
     gate: Gate = Gate()
     storage: Storage = Storage()
+    schedule: Schedule = Schedule()
     sandbox: Sandbox = Sandbox()
     engines: dict[str, tuple[str, ...]] = {}
     """The order of engines by Transfer Syntax UID, where it is not the built-in one; what is left out is not tried."""
@@ -200,6 +213,9 @@ def _check(values: dict[str, Any], origin: str) -> Config:
     if config.work.engine and config.work.engine not in ENGINE_NAMES:
         known = ", ".join(ENGINE_NAMES)
         raise UsageError(f"{origin}: work.engine: unknown engine {config.work.engine!r}; choose one of {known}")
+    window = config.schedule.window
+    if window and (not _WINDOW.fullmatch(window) or window[:5] == window[6:]):
+        raise UsageError(f"{origin}: schedule.window: {window!r} is no part of a day such as 20:00-06:00")
     for uid, names in config.engines.items():
         able = ORDER.get(uid, ())
         if not names or not set(names) <= set(able) or len(set(names)) < len(names):

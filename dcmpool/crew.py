@@ -12,7 +12,7 @@ from dcmpool.config import Config
 from dcmpool.gate import WriteGate
 from dcmpool.jobs import Job
 from dcmpool.lifecycle import Phase, Worker
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, Side
 from dcmpool.opinions import Unchecked
 from dcmpool.protocol import Begun
 from dcmpool.stall import Wait
@@ -36,6 +36,7 @@ class Crew:
         self._workers: dict[int, Worker] = {}
         self._next_id = 1
         self._failed_starts = 0
+        self._shut_since: float | None = None
         self.kills = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -71,7 +72,7 @@ class Crew:
 
     def not_launched(self, number: int) -> None:
         """Forget a child that cannot even be asked for."""
-        del self._workers[number]
+        self._workers.pop(number, None)
 
     def forget_unborn(self) -> None:
         """Forget the children that the fork server has not made: it is dead."""
@@ -117,9 +118,12 @@ class Crew:
             worker.remembered = True
         return tuple(Begun(worker.job.path, worker.engine) for worker in slow if worker.job)
 
-    def waits(self) -> list[Wait]:
-        """Return the children that wait for storage."""
-        return [Wait(w.stalled_since, w.side, 1) for w in self._workers.values() if w.stalled_since is not None]
+    def waits(self, now: float) -> list[Wait]:
+        """Return the children that wait for storage: themselves, or at a gate that lost ones alone keep shut."""
+        found = [Wait(w.stalled_since, w.side, 1) for w in self._workers.values() if w.stalled_since is not None]
+        is_shut = self.gate.waiting > 0 and self.gate.next_deadline() is None
+        self._shut_since = (self._shut_since or now) if is_shut and not self.count(Phase.BUSY, Phase.KILLING) else None
+        return found if self._shut_since is None else [*found, Wait(self._shut_since, Side.TARGET, self.gate.waiting)]
 
     def examined(self, worker: Worker, look: Look, now: float) -> bool:
         """Take what the kernel says of a child that takes long: wait for storage with it, or kill it at its limit.
@@ -202,6 +206,12 @@ class Crew:
         if not worker.is_ending:
             self.gate.withdraw(worker.id)
             self._finish_off(worker, now)
+
+    def dismiss_surplus(self, wanted: int, now: float) -> None:
+        """End free children that are more than are wanted; those that are busy come later."""
+        surplus = self.living - self.count(Phase.KILLING) - wanted
+        for worker in [worker for worker in self if worker.is_free][: max(0, surplus)]:
+            self.retire(worker, now)
 
     def bury(self, number: int) -> Worker:
         """Forget a child that is proved dead, or never came to be, and return it: its tokens come back."""

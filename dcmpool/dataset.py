@@ -104,6 +104,12 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
 
     An element that shows no VR in an explicit data set is read as an implicit one: real files hold such.
     """
+    at = offset - source.held_from
+    if explicit and 0 <= at <= len(source.held) - 8:  # nearly all elements are as this one, and worth a short way
+        group, number, vr, length = _HEAD.unpack_from(source.held, at)
+        end = offset + 8 + length
+        if vr in SHORT_VRS and group != 0xFFFE and end <= source.end:
+            return Element(group << 16 | number, vr, offset, offset + 8, length, end)
     room = source.end - offset
     head = source.read(offset, min(8, room))
     if room < 8:

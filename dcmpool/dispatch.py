@@ -35,7 +35,6 @@ class Dispatcher:
         emit: Callable[[Action], None],
         *,
         in_place: bool,
-        inventory: Inventory | None = None,
     ) -> None:
         self._config = config
         self._run = run
@@ -45,14 +44,17 @@ class Dispatcher:
         self._opinions = opinions
         self._emit = emit
         self._in_place = in_place
-        self._inventory = inventory
+        self._inventory: Inventory | None = None
         self._limit = Limit(config.limits)
         self._grant_bytes = config.gate.grant_mib * MIB
         self._base = self._temp = self._target = b""
 
-    def open(self, base: bytes, temp: bytes) -> None:
-        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp."""
-        self._base, self._temp = base, temp
+    def open(self, base: bytes, temp: bytes, inventory: Inventory | None) -> None:
+        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp.
+
+        With an `inventory` files are surveyed for it, and no results are made.
+        """
+        self._base, self._temp, self._inventory = base, temp, inventory
         self._target = dirname(dirname(temp))
 
     def dispatch(self, now: float) -> None:
@@ -81,20 +83,21 @@ class Dispatcher:
         worker.engine = message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
         most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
+        worker.result_bytes = most
         worker.set_limit(self._limit.seconds(message.transfer_syntax_uid, message.engine, most))
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
         worker.pause(message, now)
         if message.writer:
-            self._gate.request_writer(worker.id)
+            self._gate.request_writer(worker.id, worker.result_bytes)
         else:
             self._gate.request_bytes(worker.id, message.bytes)
         self.grant(now)
 
     def grant(self, now: float) -> None:
         """Let through the gate whom there is room for."""
-        for number in self._gate.grant():
+        for number in self._gate.grant(now):
             worker = self._crew[number]
             if worker.phase is Phase.WAITING and worker.job:
                 worker.resume(now)

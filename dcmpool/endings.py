@@ -119,7 +119,8 @@ class Endings:
         elif exhausted and kind is FailureKind.UNSUPPORTED and _job(worker).recorded and not _job(worker).attempts:
             self._stands(_job(worker), _unjudged(_job(worker)), now, confirmed=False)  # all else was looked at
         else:
-            self._ledger.end(self._jobs.failed(_job(worker), attempt, exhausted=exhausted), now)
+            job = _job(worker)
+            self._ledger.follow(job, attempt, self._jobs.failed(job, attempt, exhausted=exhausted), now)
 
     def _stands(self, job: Job, note: str, now: float, *, confirmed: bool) -> None:
         assert job.recorded is not None  # noqa: S101 - `Worker.is_legal` holds it
@@ -129,7 +130,7 @@ class Endings:
         """Something from outside ended a child: no verdict on its file, nor on the engine that was to judge it."""
         attempt = _attempt(worker, kind, reason, now)
         if worker.unchecked is None:
-            self._ledger.end(self._jobs.interrupted(_job(worker), attempt), now)
+            self._ledger.follow(_job(worker), attempt, self._jobs.interrupted(_job(worker), attempt), now)
         elif _job(worker).alone:
             self._opinions.not_had(worker.unchecked, attempt, now)
         else:

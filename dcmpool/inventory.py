@@ -5,11 +5,13 @@ rest together; of failed and noted paths the first `_MOST_NAMED` are named, all 
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from dcmpool.actions import Action
 from dcmpool.distinct import Distinct
 from dcmpool.model import Outcome
 from dcmpool.protocol import Ending, Noted, Surveyed, Trial
@@ -55,8 +57,8 @@ class Span(msgspec.Struct, frozen=True):
 class Inventory(Tally):
     """Counts what lies in SOURCE."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, emit: Callable[[Action], None]) -> None:
+        super().__init__(emit)
         self.groups: dict[str, dict[str, Class]] = {
             "outcome": defaultdict(Class),
             "transfer_syntax": defaultdict(Class),
@@ -74,7 +76,7 @@ class Inventory(Tally):
         return tuple(
             uid
             for uid, tried in self._tried.items()
-            if tried >= _MOST_TRIALS or self.groups["transfer_syntax"][uid].files + 1 < 1 << tried
+            if tried >= _MOST_TRIALS or self._of_syntax(uid).files + 1 < 1 << tried
         )
 
     def surveyed(self, path: bytes, size: int, found: Surveyed, note: str = "") -> None:
@@ -97,10 +99,10 @@ class Inventory(Tally):
         if note and len(self.notes) < _MOST_NAMED:
             self.notes.append(Line(path, note))
 
-    def ending(self, ending: Ending) -> None:
+    def ending(self, ending: Ending, *, confirmed: bool = False, earlier: bool = False) -> None:
         """Count a file that cannot be read, or would be refused."""
         if len(self.failed) < _MOST_NAMED:
-            super().ending(ending)
+            super().ending(ending, confirmed=confirmed, earlier=earlier)
         else:
             self.counts[ending.outcome] += 1
         self.groups["outcome"][Outcome.FAILED].add(ending.size, 0, 0)
@@ -117,13 +119,11 @@ class Inventory(Tally):
 
         Neither reading what is copied nor writing is in it.
         """
-        trials = {uid: made for uid, made in self.trials.items() if made}
-        if not trials:
+        if not self.trials:
             return None
         nothing = Span(0.0, 0.0, 0.0)
-        totals = self.groups["transfer_syntax"]
-        wall = sum((_span(totals[uid], made, "seconds") for uid, made in trials.items()), nothing)
-        cpu = sum((_span(totals[uid], made, "cpu_seconds") for uid, made in trials.items()), nothing)
+        wall = sum((_span(self._of_syntax(uid), made, "seconds") for uid, made in self.trials.items()), nothing)
+        cpu = sum((_span(self._of_syntax(uid), made, "cpu_seconds") for uid, made in self.trials.items()), nothing)
         return Span(
             max(wall.expected / workers, cpu.expected / cpus),
             max(wall.low / workers, cpu.low / cpus),
@@ -133,7 +133,10 @@ class Inventory(Tally):
     def untried(self) -> int:
         """Return how many native bytes are to be made of Transfer Syntaxes of which no trial succeeded."""
         classes = self.groups["transfer_syntax"].items()
-        return sum(counted.native_bytes for uid, counted in classes if not self.trials.get(uid))
+        return sum(counted.native_bytes for uid, counted in classes if uid not in self.trials)
+
+    def _of_syntax(self, uid: str) -> Class:
+        return self.groups["transfer_syntax"].get(uid, Class())
 
     def _classify(self, group: str, value: str, size: int, found: Surveyed) -> None:
         classes = self.groups[group]

@@ -67,11 +67,15 @@ class Ledger:
         self.held.append(result)
         self._held_since = self._held_since or now
 
-    def end(self, ending: Ending | None, now: float) -> None:
-        """Count and journal an ending; None is a job that will be tried again."""
+    def follow(self, job: Job, attempt: Attempt, ending: Ending | None, now: float) -> None:
+        """Take what follows an attempt without a result: an ending, or None if the job is tried again."""
         if ending is None:
-            self._tally.retries += 1
-            return
+            self._tally.retried(job.path, attempt)
+        else:
+            self.end(ending, now)
+
+    def end(self, ending: Ending, now: float) -> None:
+        """Count and journal an ending."""
         self._tally.ending(ending)
         self._settle(ending, now)
 
@@ -152,8 +156,7 @@ class Ledger:
         elif entry := self.committing.pop(number, None):
             job, result, confirmed = entry
             self._jobs.over(job.path)
-            self._tally.result(result)
-            self._tally.confirmed += confirmed
+            self._tally.result(result, job.attempts, confirmed=confirmed)
 
     def _commit_failed(self, failure: CommitFailure, now: float) -> str:
         entry = self.committing.pop(failure.job, None)
@@ -164,7 +167,7 @@ class Ledger:
             self._jobs.over(job.path)
             return failure.reason
         attempt = Attempt(result.written.engine, failure.kind, failure.reason, "commit", result.written.seconds)
-        self.end(self._jobs.failed(job, attempt), now)
+        self.follow(job, attempt, self._jobs.failed(job, attempt), now)
         return ""
 
     # --- waiting

@@ -53,6 +53,8 @@ class Worker:
     """What it is to check; then it makes no result."""
     temp: bytes = b""
     engine: str = ""
+    result_bytes: int = 0
+    """About how many it will write; 0 while that is not known."""
     stage: str = ""
     begun: float = 0.0
     limit_seconds: float = 0.0
@@ -124,6 +126,7 @@ class Worker:
         self.phase = Phase.BUSY
         self.job, self.temp, self.unchecked = job, temp, unchecked
         self.engine = self.stage = ""
+        self.result_bytes = job.size
         self.jobs_begun += 1
         self.begun = now
         self.limit_seconds = limit_seconds

@@ -89,7 +89,7 @@ class Opinions:
             self._ledger.commit(unchecked.job, unchecked.temp, written, now)
         elif attempt.kind in _NOT_THE_PICTURES:
             self._discard(unchecked)
-            self._ledger.end(self._jobs.failed(unchecked.job, attempt), now)
+            self._ledger.follow(unchecked.job, attempt, self._jobs.failed(unchecked.job, attempt), now)
         elif attempt.kind is FailureKind.VERIFY:
             self._refuse(unchecked, attempt, now)
         elif nobody_is_left or len(unchecked.attempts) >= MAX_OPINIONS:
@@ -106,7 +106,7 @@ class Opinions:
     def make_anew(self, unchecked: Unchecked, attempt: Attempt, now: float) -> None:
         """Something from outside ended the attempt to judge: no opinion, and no verdict on the engine."""
         self._discard(unchecked)
-        self._ledger.end(self._jobs.interrupted(unchecked.job, attempt), now)
+        self._ledger.follow(unchecked.job, attempt, self._jobs.interrupted(unchecked.job, attempt), now)
 
     def drop(self, unchecked: Unchecked) -> None:
         """Leave a job undone for the next run, with its result."""

@@ -12,9 +12,11 @@ alone; a result is committed only after `Written` of that very attempt; every bu
 deadline to SIGKILL it is the grace and one wait; at the end no child is left that is not LOST.
 """
 
+from datetime import datetime
 from os.path import basename
 
-from dcmpool.actions import Action, Look, Notice
+from dcmpool.actions import Action, Look
+from dcmpool.brakes import Brakes
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew
 from dcmpool.dispatch import Dispatcher, scratch_name
@@ -25,7 +27,7 @@ from dcmpool.inventory import Inventory
 from dcmpool.jobs import Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Phase, Worker
-from dcmpool.model import Outcome, Side
+from dcmpool.model import Outcome
 from dcmpool.opinions import Opinions
 from dcmpool.protocol import (
     Checked,
@@ -46,38 +48,39 @@ from dcmpool.protocol import (
     Written,
 )
 from dcmpool.report import Tally
-from dcmpool.stall import StorageWatch, Wait
 
 
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
 
-    def __init__(self, config: Config, run: str, *, in_place: bool, tally: Tally) -> None:
+    def __init__(self, config: Config, run: str, *, in_place: bool, surveys: bool = False) -> None:
         self._config = config
-        self._run = run
+        self.run = run
         self._in_place = in_place
         self._actions: list[Action] = []
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
-        self._shut_since: float | None = None
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
-        self.tally = tally
-        self._inventory = tally if isinstance(tally, Inventory) else None
+        self._wanted = config.work.workers
+        self._why = ""
         self.error: DcmpoolError | None = None
         self.draining = False
         emit = self._actions.append
+        self.inventory = Inventory(emit) if surveys else None
+        self.tally = tally = self.inventory or Tally(emit)
         self.gate = WriteGate(
-            config.gate.max_inflight_mib * MIB, config.gate.max_writers, adaptive=config.gate.adaptive
+            config.gate.max_inflight_mib * MIB,
+            config.gate.max_writers,
+            adaptive=config.gate.adaptive,
+            rate=config.gate.bytes_per_second,
         )
         self.jobs = Jobs()
         self.crew = Crew(config, self.gate, emit)
         self.ledger = Ledger(self.jobs, tally, config.work.scan_ahead, emit)
         self.opinions = Opinions(config.second_share(in_place=in_place), self.jobs, self.ledger)
-        self._storage = StorageWatch(config.storage)
+        self.brakes = Brakes(config, emit)
         self._endings = Endings(self.crew, self.jobs, self.ledger, self.opinions, self.stop)
-        self._dispatcher = Dispatcher(
-            config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place, inventory=self._inventory
-        )
+        self._dispatcher = Dispatcher(config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place)
 
     # --- what the loop asks
 
@@ -89,8 +92,9 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
-        storage = None if self._gave_up else self._storage.next_deadline()
-        moments = (self._due, self.crew.next_deadline(), self.ledger.next_deadline(), storage)
+        brakes = self.brakes.next_deadline(ends=self.draining, hopes=not self._gave_up)
+        parts = (self.crew.next_deadline(), self.ledger.next_deadline(), self.gate.next_deadline())
+        moments = (self._due, brakes, *parts)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -102,6 +106,16 @@ class Pool:
     def needs_clerk(self) -> bool:
         """Whether a clerk that dies has to be replaced."""
         return not (self._clerk_ended or self._gave_up)
+
+    @property
+    def state(self) -> str:
+        """What the run is at, in a word."""
+        return "draining" if self.draining else self.brakes.state
+
+    @property
+    def stopped(self) -> str:
+        """Why the run ends before its work is done; "" if it does not."""
+        return str(self.error) if self.error else self._why if self.draining else ""
 
     @property
     def exit_code(self) -> int:
@@ -116,11 +130,12 @@ class Pool:
 
     def begin(self, now: float) -> None:
         """Wait for the clerk, which looks at SOURCE and TARGET."""
+        self.brakes.terms.begin(now)
         self.ledger.begin(now)
 
     def opened(self, base: bytes, temp: bytes, now: float) -> None:
         """Begin: paths are relative to the directory `base`, results go to the directory `temp` first."""
-        self._dispatcher.open(base, temp)
+        self._dispatcher.open(base, temp, self.inventory)
         self.ledger.opened()
         self._is_open = True
         self._launch_missing(now)
@@ -147,9 +162,9 @@ class Pool:
             case Noted():
                 self.tally.noted(message)
             case Earlier():
-                self.tally.ending(message.ending)
+                self.tally.ending(message.ending, earlier=True)
             case Scanned():
-                self.tally.walked(message.files, message.bytes, message.settled)
+                self.tally.walked(message.files, message.bytes, message.settled, message.settled_bytes)
                 self.jobs.walked = message.complete
             case Committed():
                 for reason in self.ledger.committed(message, now):
@@ -163,16 +178,25 @@ class Pool:
             case _:
                 raise AssertionError(f"unexpected from the clerk: {message}")
 
-    def drain(self) -> None:
+    def employ(self, workers: int) -> None:
+        """Have so many children from now on; those that are too many end when they are done with what they do."""
+        self._wanted = workers
+
+    def drain(self, why: str = "interrupted") -> None:
         """Begin no new job; let those under way end. Where the run has not even begun, it is over."""
-        self.draining = True
+        self._why = self._why or why
+        self._end_early()
         if not self._is_open:
             self._finishing = self._clerk_ended = True
 
     def stop(self, error: DcmpoolError) -> None:
         """End the run early, resumable, for a reason of its own."""
         self.error = self.error or error
+        self._end_early()
+
+    def _end_early(self) -> None:
         self.draining = True
+        self.gate.lift_rate()
 
     def lose_clerk(self, reason: str, now: float) -> None:
         """End a run that cannot go on with another clerk."""
@@ -185,21 +209,25 @@ class Pool:
         for worker in self.crew:
             self.crew.retire(worker, now)
 
-    def tick(self, now: float) -> None:
-        """Do what the time has come for, and give out work."""
-        self._due = None
+    def tick(self, now: float, wall: datetime | None = None) -> None:
+        """Do what the time has come for, and give out work; `wall`: local time, for hours that the user has set."""
+        self._due, was_draining = None, self.draining
         for worker in self.crew.expire(now):
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
         self.ledger.send_held(now, at_once=self.draining)
-        self._watch_storage(now)
-        if not self.draining and not self._storage.is_stalled:
+        self._brake(now, wall)
+        if self.state == "running":
+            self.crew.dismiss_surplus(self._wanted, now)
             if self._is_open:
                 self._launch_missing(now)
+        if self.state == "running":  # which the launch of one child too many ends
             self._dispatcher.dispatch(now)
         if not self.draining:
             self.ledger.pay_credit()
+        elif not was_draining:
+            self._due = now  # what is done at its turn above is to be done otherwise now
         self._finish(now)
 
     # --- events of a child
@@ -241,8 +269,8 @@ class Pool:
             case Checked():
                 self._endings.checked(worker, message, now)
             case Surveyed():
-                assert self._inventory is not None  # noqa: S101 - `Dispatcher.may_end_so` holds it
-                self._endings.surveyed(worker, message, self._inventory)
+                assert self.inventory is not None  # noqa: S101 - `Dispatcher.may_end_so` holds it
+                self._endings.surveyed(worker, message, self.inventory)
             case Failed():
                 self._endings.failed(worker, message, now)
 
@@ -269,7 +297,7 @@ class Pool:
         `out_of_memory` says how that is known, if it is what the child died of.
         """
         worker = self.crew.bury(number)
-        self.ledger.discard(scratch_name(self._run, number), *([basename(worker.temp)] if worker.temp else []))
+        self.ledger.discard(scratch_name(self.run, number), *([basename(worker.temp)] if worker.temp else []))
         if worker.job is not None:
             self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):
@@ -294,28 +322,29 @@ class Pool:
         if lost > self._config.limits.max_lost:
             self.stop(StoppedError(f"{lost} workers hang in the kernel and cannot be killed: storage does not answer"))
             return
-        wanted = self._config.work.workers
+        wanted = self._wanted
         if self.jobs.walked:
             wanted = min(wanted, len(self.jobs))
         for _ in range(wanted - self.crew.living):
             self.crew.launch(now)
 
-    def _watch_storage(self, now: float) -> None:
-        """Notice storage that has stopped answering, and that it answers again."""
+    def _brake(self, now: float, wall: datetime | None) -> None:
+        """Stop, end or rest: because storage does not answer, or on the user's own terms."""
         starving = self._is_open and not (self.jobs.walked or self.draining or len(self.jobs))
         self.ledger.look_at_walk(now, starving=starving)
-        waits = self.crew.waits() + self.ledger.waits(is_open=self._is_open) + self._waits_at_gate(now)
-        if text := self._storage.look(waits, now):
-            self._actions.append(Notice(text))
-        if self._storage.is_hopeless(now) and not self._gave_up:
-            self.stop(StoppedError(self._storage.text(now)))
+        waits = self.crew.waits(now) + self.ledger.waits(is_open=self._is_open)
+        self.brakes.look(waits, now, None if self.draining else wall)
+        if self.brakes.is_hopeless(now) and not self._gave_up:
+            self.stop(StoppedError(self.brakes.stall_text(now)))
             self.give_up(now)
-
-    def _waits_at_gate(self, now: float) -> list[Wait]:
-        """Return that children wait at the gate, if lost ones alone hold what they wait for."""
-        is_shut = self.gate.waiting > 0 and self.crew.count(Phase.BUSY, Phase.KILLING) == 0
-        self._shut_since = (self._shut_since or now) if is_shut else None
-        return [] if self._shut_since is None else [Wait(self._shut_since, Side.TARGET, self.gate.waiting)]
+        if self.draining:
+            return
+        if text := self.brakes.terms.breach(self.tally):
+            self.stop(StoppedError(text))
+        elif self.brakes.terms.is_over(now):
+            self.drain(text := self.brakes.terms.over_text())
+        if text:
+            self.brakes.say(f"{text}; finishing the files under way")
 
     def _finish(self, now: float) -> None:
         """Notice the end: nothing under way, nothing unacknowledged, and either all done or no more wanted.

@@ -9,19 +9,16 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-from dcmpool.text import duration, shown, size
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from dcmpool import view
+from dcmpool.events import Snapshot
 
 _LIVE_SECONDS = 0.2
 _PLAIN_SECONDS = 10.0
+_MANY_SECONDS = 60.0
+"""How often a run of hours gets a line."""
+_SHORT_SECONDS = 120.0
 _JOIN_SECONDS = 1.0
-_MAX_ACTIVITIES = 16
-_SLOW_SECONDS = 2.0
-"""An attempt that takes longer is shown in another colour."""
 
 
 class Mode(StrEnum):
@@ -30,57 +27,6 @@ class Mode(StrEnum):
     LIVE = "live"
     PLAIN = "plain"
     OFF = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """What one worker is on."""
-
-    path: bytes
-    stage: str
-    phase: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A run at one moment."""
-
-    ended: int
-    walked: int
-    walk_complete: bool
-    source_bytes: int
-    walked_bytes: int
-    native_bytes: int
-    failed: int
-    kills: int
-    retries: int
-    seconds: float
-    activities: tuple[Activity, ...]
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """How long the rest will take at the pace so far; None while that cannot be known."""
-        if not self.walk_complete or not self.source_bytes or self.seconds < 1:
-            return None
-        return self.seconds * max(0, self.walked_bytes - self.source_bytes) / self.source_bytes
-
-    def line(self) -> str:
-        """Return the run in one line."""
-        walk = "" if self.walk_complete else " found so far"
-        pace = max(self.seconds, 0.001)
-        parts = [
-            f"{self.ended:,} of {self.walked:,} files{walk}",
-            f"{size(self.native_bytes)} native",
-            f"{self.ended / pace:,.0f} files/s",
-            f"{size(self.source_bytes / pace)}/s read",
-        ]
-        if self.remaining_seconds is not None:
-            parts.append(f"{duration(self.remaining_seconds)} left")
-        for count, noun in ((self.failed, "failed"), (self.kills, "killed"), (self.retries, "retried")):
-            if count:
-                parts.append(f"{count:,} {noun}")
-        return ", ".join(parts)
 
 
 @dataclass(slots=True)
@@ -95,9 +41,11 @@ class Progress:
     _due: float = 0.0
     _thread: threading.Thread | None = None
 
-    @property
-    def _interval(self) -> float:
-        return _LIVE_SECONDS if self.mode is Mode.LIVE else _PLAIN_SECONDS
+    def _interval(self, seconds: float) -> float:
+        """Return how long a snapshot is good for, of a run that has gone on for that long."""
+        if self.mode is Mode.LIVE:
+            return _LIVE_SECONDS
+        return _PLAIN_SECONDS if seconds < _SHORT_SECONDS else _MANY_SECONDS
 
     def is_due(self, now: float) -> bool:
         """Whether a new snapshot is wanted. The first one waits its turn: a short run needs no progress."""
@@ -107,12 +55,12 @@ class Progress:
         """Return when a new snapshot will be wanted."""
         if self.mode is Mode.OFF:
             return None
-        self._due = self._due or now + self._interval
+        self._due = self._due or now + self._interval(0.0)
         return self._due
 
     def show(self, snapshot: Snapshot, now: float) -> None:
         """Show the run as it is."""
-        self._due = now + self._interval
+        self._due = now + self._interval(snapshot.at_seconds)
         with self._changed:
             self._latest = snapshot
             self._changed.notify()
@@ -157,7 +105,7 @@ class Progress:
                 for notice in notices:
                     print(f"dcmpool: {notice}", file=sys.stderr, flush=True)
                 if snapshot and not closed:
-                    print(snapshot.line(), file=sys.stderr, flush=True)
+                    print(view.line(snapshot), file=sys.stderr, flush=True)
             except (OSError, ValueError):
                 return  # nobody reads any more: the run goes on
 
@@ -174,31 +122,6 @@ class Progress:
                     for notice in notices:
                         live.console.print(f"dcmpool: {notice}", markup=False, highlight=False)
                     if snapshot:
-                        live.update(_view(snapshot, console.width), refresh=True)
+                        live.update(view.screen(snapshot, console.width), refresh=True)
         except (OSError, ValueError):
             return  # the terminal is gone: the run goes on
-
-
-def _view(snapshot: Snapshot, width: int) -> "RenderableType":
-    from rich.progress_bar import ProgressBar  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    grid = Table.grid()
-    grid.add_row(
-        ProgressBar(
-            total=max(1, snapshot.walked),
-            completed=snapshot.ended,
-            width=min(width, 80),
-            pulse=not snapshot.walk_complete,
-        )
-    )
-    grid.add_row(Text(snapshot.line(), overflow="ellipsis", no_wrap=True))
-    for activity in snapshot.activities[:_MAX_ACTIVITIES]:
-        stage = activity.stage if activity.phase == "busy" else activity.phase
-        label = f"  {stage:8} {activity.seconds:6.1f} s  {shown(activity.path)}"
-        style = "yellow" if activity.seconds > _SLOW_SECONDS else ""
-        grid.add_row(Text(label, style=style, overflow="ellipsis", no_wrap=True))
-    if len(snapshot.activities) > _MAX_ACTIVITIES:
-        grid.add_row(Text(f"  and {len(snapshot.activities) - _MAX_ACTIVITIES} more workers"))
-    return grid

@@ -355,6 +355,8 @@ class Opened(Message, frozen=True):
     base: bytes
     """The directory to which all paths are relative: SOURCE, or the one that holds it if it is a file."""
     target: bytes
+    real: bytes
+    """TARGET without symlinks: what runs on it are known by."""
     room: Room
     """What TARGET's file system has left."""
 
@@ -407,6 +409,7 @@ class Scanned(Message, frozen=True):
     bytes: Count
     settled: Count
     complete: bool
+    settled_bytes: Count = 0
 
 
 class CommitFailure(msgspec.Struct, frozen=True):

@@ -1,14 +1,17 @@
-"""What came of a run: the tally while it goes on, the report at its end, as an object and as JSON."""
+"""What came of a run: the tally while it goes on, which tells of each file; the report at its end, also as JSON."""
 
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from dcmpool.actions import Action, Happened
+from dcmpool.events import FileEnded, FileRetried, Tried
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.protocol import Ending, Noted, Result
+from dcmpool.protocol import Attempt, Ending, Noted, Result
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -62,17 +65,17 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """Counts what ends, as it ends."""
+    """Counts what ends, as it ends, and tells of each file once."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[[Action], None]) -> None:
+        self._emit = emit
         self.counts: Counter[Outcome] = Counter()
         self.by_transfer_syntax: dict[str, Counter[Outcome]] = defaultdict(Counter)
         self.failed: dict[bytes, Ending] = {}
         self.lines: dict[Outcome, dict[bytes, str]] = {Outcome.KEPT: {}, Outcome.SKIPPED: {}}
         self.notes: list[Line] = []
-        self.native_bytes = 0
-        self.source_bytes = 0
-        self.retries = self.confirmed = 0
+        self.native_bytes = self.source_bytes = self.settled_bytes = 0
+        self.retries = self.confirmed = self.failed_earlier = 0
         self.files_walked = self.bytes_walked = 0
 
     @property
@@ -80,16 +83,24 @@ class Tally:
         """How many files have ended, in this run or an earlier one."""
         return sum(self.counts.values())
 
-    def walked(self, files: int, size: int, settled: int) -> None:
+    @property
+    def failed_now(self) -> int:
+        """How many files have failed in this run."""
+        return len(self.failed) - self.failed_earlier
+
+    def walked(self, files: int, size: int, settled: int, settled_bytes: int = 0) -> None:
         """Take the walk's totals so far; a restarted clerk begins again at nothing."""
         self.files_walked = max(self.files_walked, files)
         self.bytes_walked = max(self.bytes_walked, size)
         self.counts[Outcome.SETTLED] = max(self.counts[Outcome.SETTLED], settled)
+        self.settled_bytes = max(self.settled_bytes, settled_bytes)
 
-    def result(self, result: Result) -> None:
-        """Count a file whose result is durable."""
+    def result(self, result: Result, attempts: Sequence[Attempt] = (), *, confirmed: bool = False) -> None:
+        """Count a file whose result is durable, after these attempts without one; `confirmed` by a second engine."""
         written = result.written
+        self._emit(Happened(_file(result, attempts, confirmed=confirmed)))
         self._count(written.outcome, written.transfer_syntax_uid)
+        self.confirmed += confirmed
         self.native_bytes += written.native_bytes
         self.source_bytes += written.source_size
         if written.outcome is Outcome.KEPT:
@@ -97,29 +108,37 @@ class Tally:
         else:
             self.notes += [Line(result.path, note) for note in written.notes]
 
-    def ending(self, ending: Ending) -> None:
-        """Count a file that ended without a result of its own."""
+    def ending(self, ending: Ending, *, confirmed: bool = False, earlier: bool = False) -> None:
+        """Count a file that ended without a result of its own; `earlier`, in another run."""
         if ending.path in self.failed:
             return
+        self._emit(Happened(_ended(ending, confirmed=confirmed, earlier=earlier)))
         self._count(ending.outcome, ending.transfer_syntax_uid)
         self.source_bytes += ending.size
         if ending.outcome is Outcome.FAILED:
             self.failed[ending.path] = ending
+            self.failed_earlier += earlier
         elif ending.outcome in self.lines:
             self.lines[ending.outcome][ending.path] = ending.reason
 
     def stands(self, ending: Ending, *, confirmed: bool) -> None:
         """Count a result that an audit found to be what it should be; what could not be looked at is noted."""
-        self.ending(ending)
+        self.ending(ending, confirmed=confirmed)
         self.confirmed += confirmed
         if ending.reason:
             self.notes.append(Line(ending.path, ending.reason))
+
+    def retried(self, path: bytes, attempt: Attempt) -> None:
+        """Count an attempt after which the file is tried again."""
+        self.retries += 1
+        self._emit(Happened(FileRetried(path=os.fsdecode(path), attempt=_tried(attempt))))
 
     def noted(self, note: Noted) -> None:
         """Count a path that is no job. A restarted clerk says it again."""
         if note.kind is not None:
             self.ending(_unreadable(note, note.kind))
         elif note.path not in self.lines[Outcome.SKIPPED]:
+            self._emit(Happened(FileEnded(path=os.fsdecode(note.path), outcome=Outcome.SKIPPED, reason=note.reason)))
             self.counts[Outcome.SKIPPED] += 1
             self.lines[Outcome.SKIPPED][note.path] = note.reason
 
@@ -156,6 +175,49 @@ class Tally:
 
 def _unreadable(note: Noted, kind: FailureKind) -> Ending:
     return Ending(0, note.path, 0, 0, Outcome.FAILED, "", kind, note.reason, ())
+
+
+def _tried(attempt: Attempt) -> Tried:
+    return Tried(
+        engine=attempt.engine,
+        kind=attempt.kind,
+        stage=attempt.stage,
+        reason=attempt.reason,
+        seconds=round(attempt.seconds, 4),
+    )
+
+
+def _file(result: Result, attempts: Sequence[Attempt], *, confirmed: bool) -> FileEnded:
+    written = result.written
+    return FileEnded(
+        path=os.fsdecode(result.path),
+        outcome=written.outcome,
+        transfer_syntax_uid=written.transfer_syntax_uid,
+        engine=written.engine,
+        source_bytes=written.source_size,
+        bytes=written.size,
+        native_bytes=written.native_bytes,
+        digest=written.digest,
+        seconds=round(written.seconds, 4),
+        write_seconds=round(written.write_seconds, 4),
+        confirmed=confirmed,
+        notes=written.notes,
+        attempts=tuple(_tried(attempt) for attempt in attempts),
+    )
+
+
+def _ended(ending: Ending, *, confirmed: bool, earlier: bool) -> FileEnded:
+    return FileEnded(
+        path=os.fsdecode(ending.path),
+        outcome=ending.outcome,
+        kind=ending.kind,
+        reason=ending.reason,
+        transfer_syntax_uid=ending.transfer_syntax_uid,
+        source_bytes=ending.size,
+        confirmed=confirmed,
+        earlier=earlier,
+        attempts=tuple(_tried(attempt) for attempt in ending.attempts),
+    )
 
 
 def _lines(lines: dict[bytes, str]) -> list[Line]:

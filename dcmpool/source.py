@@ -33,7 +33,8 @@ class View(Protocol):
 class Source:
     """An open source file; `size` (bytes) and `mtime_ns` are those at opening.
 
-    `end` is the offset after the last byte that can be read: `size`, or another once there is a view.
+    `end` is the offset after the last byte that can be read: `size`, or another once there is a view. `held` are the
+    bytes in memory, from offset `held_from` on.
     """
 
     def __init__(self, fd: int) -> None:
@@ -56,8 +57,8 @@ class Source:
         self.mtime_ns = status.st_mtime_ns
         self._view: View | None = None
         self._view_start = status.st_size
-        self._held_from = 0
-        self._held = b""
+        self.held_from = 0
+        self.held = b""
 
     def read(self, offset: int, length: int) -> bytes:
         """Give `length` bytes from `offset`; a range beyond `end` is the caller's mistake.
@@ -67,23 +68,23 @@ class Source:
         Fault
             READ when the storage refuses, CHANGED when the file has become shorter.
         """
-        start = offset - self._held_from
-        if start >= 0 and start + length <= len(self._held):
-            return self._held[start : start + length]
+        start = offset - self.held_from
+        if start >= 0 and start + length <= len(self.held):
+            return self.held[start : start + length]
         if length >= WINDOW_BYTES:
             return self._fetch(offset, length)
-        self._held = self._fetch(offset, min(WINDOW_BYTES, self.end - offset))
-        self._held_from = offset
-        return self._held[:length]
+        self.held = self._fetch(offset, min(WINDOW_BYTES, self.end - offset))
+        self.held_from = offset
+        return self.held[:length]
 
     def hold(self) -> None:
         """Read a file of up to `IN_MEMORY_BYTES` whole, so that every later read is served from memory."""
-        if self.end <= IN_MEMORY_BYTES and len(self._held) < self.end:
-            self._held, self._held_from = self._fetch(0, self.end), 0
+        if self.end <= IN_MEMORY_BYTES and len(self.held) < self.end:
+            self.held, self.held_from = self._fetch(0, self.end), 0
 
     def look_through(self, view: View, start: int) -> None:
         """From now on read `view` in place of the file's bytes from `start` on."""
-        self._held, self._held_from = b"", 0
+        self.held, self.held_from = b"", 0
         self._view, self._view_start = view, start
         self.end = start + view.size
 

@@ -53,6 +53,11 @@ class StorageWatch:
         waiting = f" ({files} file{'s' * (files != 1)} waiting)" if files else ""
         return f"{self.text(now)}{waiting}: no new file is begun"
 
+    @property
+    def side(self) -> Side | None:
+        """Whose storage it is; None if it answers, or nobody can tell."""
+        return self._worst.side if self._worst else None
+
     def text(self, now: float) -> str:
         """Say whose storage has not answered, and for how long."""
         assert self._worst is not None  # noqa: S101 - asked only while it stalls

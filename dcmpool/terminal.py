@@ -10,10 +10,11 @@ import typer
 
 from dcmpool import _os
 from dcmpool.config import Config
-from dcmpool.errors import DcmpoolError
+from dcmpool.errors import DcmpoolError, UsageError
+from dcmpool.eventlink import STDOUT
 from dcmpool.model import Purpose
 from dcmpool.progress import Mode, Progress
-from dcmpool.report import Report, Tally
+from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor, Task
 
 INTERRUPTED = 130
@@ -33,14 +34,22 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def supervise(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
-    """Do a run or an audit, and print its end."""
-    audit = task.purpose is Purpose.AUDIT
+def supervise(task: Task, settings: Config, *, events: str | None = None, as_json: bool, quiet: bool) -> NoReturn:
+    """Do a run or an audit with its progress on the terminal and its summary at the end; exit with its code.
+
+    `events` says where the event stream goes; if to standard output, the summary goes to standard error.
+    """
+    if events == "":
+        raise UsageError("a path is empty")
+    if as_json and events == STDOUT:
+        raise UsageError("--json and --events - both want standard output: give --events a file")
+    audit, to_stderr = task.purpose is Purpose.AUDIT, events == STDOUT
     conduct(
         task,
         settings,
+        events=events,
         quiet=quiet,
-        show=lambda _, report: _print(report, as_json=as_json, quiet=quiet, audit=audit),
+        show=lambda _, report: _print(report, as_json=as_json, quiet=quiet, audit=audit, to_stderr=to_stderr),
     )
 
 
@@ -48,14 +57,14 @@ def conduct(
     task: Task,
     settings: Config,
     *,
+    events: str | None = None,
     quiet: bool,
     show: Callable[[Supervisor, Report], None],
-    tally: Tally | None = None,
 ) -> NoReturn:
-    """Do what a task asks, with progress; `show` prints its end."""
+    """Do what a task asks, with its progress on the terminal; `show` its end, and exit with its code."""
     mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
     progress = Progress(mode)
-    supervisor = Supervisor(task, settings, progress, tally=tally)
+    supervisor = Supervisor(task, settings, progress, events=events)
     try:
         report = supervisor.run()
     finally:
@@ -72,7 +81,7 @@ def conduct(
     raise typer.Exit(report.exit_code)
 
 
-def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
+def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool, to_stderr: bool) -> None:
     if as_json:
         print(report.to_json())
         return
@@ -87,4 +96,4 @@ def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool) -> None:
     if quiet:
         print_failures(report, Console(stderr=True))
     else:
-        (print_audit if audit else print_summary)(report, Console())
+        (print_audit if audit else print_summary)(report, Console(stderr=to_stderr))

@@ -44,7 +44,7 @@ class Walker:
         self._credit = credit
         self._committing = committing
         self._items: list[Item] = []
-        self._files = self._bytes = self._settled = 0
+        self._files = self._bytes = self._settled = self._settled_bytes = 0
         self._flushed = time.monotonic()
 
     def run(self) -> None:
@@ -127,9 +127,11 @@ class Walker:
         if row is not None and self._journal.is_of_this_run(row):
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
         if row is not None and self._is_settled(found, row):
-            self._settled += row.kind is None
             if row.kind is not None:
                 self._send(Earlier(row.ending()))
+            else:
+                self._settled += 1
+                self._settled_bytes += found.size
             return
         obstacle = self._target.obstacle(found.path, row)
         if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
@@ -185,4 +187,4 @@ class Walker:
             self._items.clear()
 
     def _report(self, *, complete: bool) -> None:
-        self._send(Scanned(self._files, self._bytes, self._settled, complete))
+        self._send(Scanned(self._files, self._bytes, self._settled, complete, self._settled_bytes))

@@ -122,6 +122,11 @@ class Command:
     mark: str
     temporary: Path
 
+    @property
+    def runtime(self) -> Path:
+        """The user's directory for sockets."""
+        return self.temporary.with_name("run")
+
     def run(self, *arguments: str | bytes | os.PathLike[str], seconds: float = PATIENCE, **options: Any) -> Ended:
         """Run to the end; `options` as for `start`."""
         return self.start(*arguments, **options).end(seconds)
@@ -148,7 +153,12 @@ class Command:
 
     def variables(self, changes: dict[str, str | None] | None = None) -> dict[str, str]:
         """Return the environment of a run: this process's own, the mark, and `changes` (None removes)."""
-        own = {"PYTHONPATH": str(TOP), "TMPDIR": str(self.temporary), "DCMPOOL_TEST": self.mark}
+        own = {
+            "PYTHONPATH": str(TOP),
+            "TMPDIR": str(self.temporary),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "DCMPOOL_TEST": self.mark,
+        }
         merged = {**os.environ, **own, **(changes or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
@@ -158,6 +168,7 @@ def own_command(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Comm
     work, temporary = tmp_path / "work", tmp_path / "tmp"
     work.mkdir()
     temporary.mkdir()
+    temporary.with_name("run").mkdir()
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     yield Command(work, mark, temporary)
     left = {pid: command_line(pid) for pid in marked(mark)}

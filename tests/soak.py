@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from dcmpool import cli, supervisor
+from dcmpool import cli, supervisor, terminal
 from dcmpool.report import Report
 from tests.command import TOP
 from tests.series import check_series, make_series
@@ -303,7 +303,7 @@ def main(arguments: list[str]) -> int:
         def watched(*positional: Any, **options: Any) -> Watched:
             return Watched(*positional, **options, worker_module="tests.children")
 
-        setattr(cli, "Supervisor", watched)  # noqa: B010 - mypy
+        setattr(terminal, "Supervisor", watched)  # noqa: B010 - mypy
         cli.main()
     minutes = float(arguments[0]) if arguments else 10.0
     seed = int(arguments[1]) if len(arguments) > 1 else random.SystemRandom().randrange(1 << 32)

@@ -41,6 +41,7 @@ class GateMachine(RuleBasedStateMachine):
             self.bytes[holder] = size
         if writer:
             self.writers.add(holder)
+            assert len(self.writers) <= self.gate.open_to, "one more than may write"
 
     @rule(holder=HOLDERS, size=SIZES)
     def request_bytes(self, holder: int, size: int) -> None:
@@ -62,6 +63,7 @@ class GateMachine(RuleBasedStateMachine):
             if holder in self.waiting_writer:
                 assert holder == self.waiting_writer.pop(0), "first come, first served"
                 self.writers.add(holder)
+                assert len(self.writers) <= self.gate.open_to, "one more than may write"
             else:
                 first, size = self.waiting_bytes.pop(0)
                 assert holder == first, "first come, first served"
@@ -73,6 +75,11 @@ class GateMachine(RuleBasedStateMachine):
         self.gate.release(holder)
         self.forget(holder)
         self.forget_waiting(holder)
+
+    @rule(most=st.integers(1, 4))
+    def resize(self, most: int) -> None:
+        self.gate.resize(most)
+        assert self.gate.open_to <= most
 
     @rule(seconds=st.sampled_from([0.001, 0.1, 10.0]))
     def learn(self, seconds: float) -> None:
@@ -104,7 +111,8 @@ class GateMachine(RuleBasedStateMachine):
         if not hasattr(self, "gate"):
             return
         assert self.gate.bytes_held == sum(self.bytes.values())
-        assert self.gate.writers_held == len(self.writers) <= self.gate.max_writers
+        assert self.gate.writers_held == len(self.writers)
+        assert 1 <= self.gate.open_to <= self.gate.max_writers
         assert self.gate.waiting == len(self.waiting_bytes) + len(self.waiting_writer)
         sizes = [size for size in self.bytes.values() if size]
         assert sum(sizes) <= self.gate.max_bytes or len(sizes) == 1

@@ -15,8 +15,8 @@ class Book:
 
     def __init__(self, count: int = 1) -> None:
         self.jobs = Jobs()
-        self.tally = Tally()
         self._actions: list[Action] = []
+        self.tally = Tally(self._actions.append)
         self.ledger = Ledger(self.jobs, self.tally, 4, self._actions.append)
         for item in items(count):
             self.jobs.add(item)

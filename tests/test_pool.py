@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dcmpool.actions import Look
-from dcmpool.config import MIB
+from dcmpool.config import MIB, Schedule
+from dcmpool.control import NUMBERED, Command
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.lifecycle import Phase
-from dcmpool.model import FailureKind, Outcome, Stage
+from dcmpool.model import FailureKind, Outcome, Side, Stage
 from dcmpool.opinions import MAX_OPINIONS
 from dcmpool.protocol import (
     Assign,
@@ -35,7 +36,7 @@ from dcmpool.protocol import (
     Stopped,
     Wants,
 )
-from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, SimChild, World, config, good, items, written
+from tests.world import JPEG_LOSSLESS, STATUS_SECONDS, WINDOW, SimChild, World, config, good, items, written
 
 CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGALRM, None])
 KINDS = st.sampled_from(list(FailureKind))
@@ -82,6 +83,9 @@ class PoolMachine(RuleBasedStateMachine):
         others=st.sampled_from(["copy", "skip"]),
         verify=HOW,
         in_place=st.booleans(),
+        rate=st.sampled_from([0, 0, MIB]),
+        window=st.sampled_from(["", WINDOW]),
+        duration=st.sampled_from([0.0, 0.0, 0.0, 24.0]),
         rounds=st.integers(0, 4),
     )
     def begin(
@@ -92,10 +96,20 @@ class PoolMachine(RuleBasedStateMachine):
         others: str,
         verify: str,
         in_place: bool,
+        rate: int,
+        window: str,
+        duration: float,
         rounds: int,
     ) -> None:
         found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
-        limits = config(workers=workers, max_writers=max_writers, others=others, verify=verify)
+        limits = config(
+            workers=workers,
+            max_writers=max_writers,
+            others=others,
+            verify=verify,
+            rate=rate,
+            schedule=Schedule(window=window, max_duration_seconds=duration),
+        )
         self.world = World(found, limits, in_place=in_place)
         for _ in range(rounds):
             self.world.behave_once()
@@ -302,6 +316,14 @@ class PoolMachine(RuleBasedStateMachine):
     def storage_recovers(self) -> None:
         self.world.stalled = False
 
+    @rule(command=st.sampled_from([Command.PAUSE, Command.RESUME]))
+    def pause_or_resume(self, command: Command) -> None:
+        self.world.control(command)
+
+    @rule(command=st.sampled_from(NUMBERED), value=st.integers(1, 4))
+    def change_numbers(self, command: Command, value: int) -> None:
+        self.world.control(command, value)
+
     @rule()
     def forkserver_dies(self) -> None:
         self.world.kill_forkserver()
@@ -312,7 +334,7 @@ class StoppingMachine(PoolMachine):
 
     @rule()
     def interrupt(self) -> None:
-        self.world.step(self.world.pool.drain)
+        self.world.control(Command.DRAIN)
 
     @rule()
     def disk_full(self) -> None:
@@ -554,6 +576,9 @@ def test_stalled_storage_blames_no_file_and_the_run_goes_on_when_it_answers() ->
     world.stalled = False
     world.advance(1.0)
     assert world.notices[-1] == "storage answers again"
+    assert [(event.stalled, event.side) for event in world.storage[:1]] == [(True, Side.TARGET)]
+    assert [(event.stalled, event.side) for event in world.storage[-1:]] == [(False, None)]
+    assert [event.text for event in world.storage] == world.notices
     world.advance(7.0)
     assert world.pool.crew.kills == 0
     world.advance(1.0)
@@ -1234,3 +1259,23 @@ def test_a_file_found_after_the_run_was_stopped_is_left_for_the_next_one() -> No
     world.find()
     world.behave()
     assert not world.tally.failed
+
+
+def test_a_run_that_has_had_its_time_ends_without_waiting_for_its_turn_to_write() -> None:
+    """The bytes a second are no longer limited then, which whoever waits for them learns at once."""
+    world = started(9, rate=MIB, schedule=Schedule(max_duration_seconds=24.0))
+    first, second = busy(world)
+    for child in (first, second):
+        world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 32 * MIB, "gdcm"))
+        world.say(child, Wants(order(child).job, writer=True))
+    assert (first.writer, second.writer) == (True, False)
+    world.say(first, good(order(first)))
+    world.advance(1.0)
+    world.handle(9)
+    world.advance(22.0)
+    assert not second.writer
+    assert not [notice for notice in world.notices if "storage" in notice], "a gate that is shut on purpose"
+    world.advance(1.0)
+    assert second.writer
+    world.behave()
+    assert (world.pool.exit_code, world.pool.stopped) == (130, "--max-duration is over: 24.0 s")

@@ -48,7 +48,7 @@ def parsed(text: str) -> Any:
 
 def test_the_report_says_all_that_came_of_the_run() -> None:
     """Every key that scripts rely on, with its shape."""
-    tally = Tally()
+    tally = Tally(lambda _: None)
     tally.walked(7, 1000, 2)
     tally.result(result(b"good", notes=("a remark",)))
     tally.result(result(b"film", Outcome.KEPT, ("MPEG-4",)))
@@ -98,7 +98,7 @@ def test_the_report_is_one_line_of_json_whatever_the_files_are_called(
 ) -> None:
     """And gives each name back, byte by byte, to whoever decodes it as Python does."""
     assume(bad != left)
-    tally = Tally()
+    tally = Tally(lambda _: None)
     tally.result(result(good, notes=("a remark",)))
     tally.ending(ending(bad))
     tally.ending(ending(left, Outcome.SKIPPED, None))
@@ -113,7 +113,7 @@ def test_the_report_is_one_line_of_json_whatever_the_files_are_called(
 
 def test_lists_are_sorted_by_path() -> None:
     """Two runs over the same files are easy to compare."""
-    tally = Tally()
+    tally = Tally(lambda _: None)
     for path in (b"c", b"a", b"b"):
         tally.ending(ending(path))
         tally.ending(ending(path + b"!", Outcome.SKIPPED, None))
@@ -125,7 +125,7 @@ def test_lists_are_sorted_by_path() -> None:
 @pytest.mark.parametrize("kind", [None, FailureKind.READ])
 def test_what_a_restarted_clerk_says_again_counts_once(kind: FailureKind | None) -> None:
     """It walks from the beginning, and names special files and old failures again."""
-    tally = Tally()
+    tally = Tally(lambda _: None)
     for _ in range(2):
         tally.noted(Noted(b"odd", kind, "cannot be a job"))
         tally.ending(ending(b"bad"))
@@ -135,7 +135,7 @@ def test_what_a_restarted_clerk_says_again_counts_once(kind: FailureKind | None)
 
 def test_the_walks_totals_are_taken_not_added() -> None:
     """Each `Scanned` holds all so far, and a restarted clerk counts from nothing."""
-    tally = Tally()
+    tally = Tally(lambda _: None)
     tally.walked(5, 100, 1)
     tally.walked(9, 200, 3)
     tally.walked(2, 40, 0)
@@ -144,7 +144,7 @@ def test_the_walks_totals_are_taken_not_added() -> None:
 
 def test_what_ended_is_the_sum_of_all_outcomes() -> None:
     """So that nothing that was walked can be missing unnoticed."""
-    tally = Tally()
+    tally = Tally(lambda _: None)
     for number, outcome in enumerate((Outcome.DECOMPRESSED, Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)):
         tally.result(result(b"%d" % number, outcome))
     tally.ending(ending(b"x"))

@@ -344,7 +344,7 @@ def test_a_clerk_that_talks_nonsense_is_replaced_but_not_for_ever(
     else:
         assert ended.code == 70, ended
         assert "the clerk dies again and again" in ended.out + ended.err
-        assert len(count.read_text()) < 9
+        assert len(count.read_text()) < clerks  # each says it a few times before it is killed
         assert_a_second_run_completes(command, record)
 
 

@@ -241,3 +241,12 @@ def test_help_is_no_error(command: Command) -> None:
         assert ended.code == 0
         assert "run" in ended.out
         assert ended.err == ""
+
+
+@pytest.mark.parametrize("name", ["run", "status", "control", "verify", "attempt", "doctor"])
+def test_help_fits_one_screen_and_has_examples(command: Command, name: str) -> None:
+    """Of 80 columns and 40 lines."""
+    lines = command.run(name, "--help", environment={"COLUMNS": "80"}).out.splitlines()
+    assert len(lines) <= 40
+    assert max(len(line) for line in lines) <= 80
+    assert any("python -m dcmpool" in line for line in lines)

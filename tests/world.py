@@ -10,9 +10,12 @@ import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
 
-from dcmpool.actions import Action, CloseChild, Examine, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
-from dcmpool.config import MIB, Config, Gate, Limits, Storage, Work
+from dcmpool.actions import Action, CloseChild, Examine, Happened, LaunchChild, Look, Notice, SendTo, SignalChild, Tell
+from dcmpool.config import MIB, Config, Gate, Limits, Schedule, Storage, Work
+from dcmpool.control import Answer, Command, Request, obey
+from dcmpool.events import Event, FileEnded, StorageChanged
 from dcmpool.jobs import MAX_ATTEMPTS
 from dcmpool.lifecycle import Phase
 from dcmpool.model import FailureKind, Outcome, Side, Stage
@@ -43,7 +46,6 @@ from dcmpool.protocol import (
     Wants,
     Written,
 )
-from dcmpool.report import Tally
 
 STATUS_SECONDS = 1.0
 """How long the supervisor waits for the exit status of a child that is proved dead."""
@@ -51,11 +53,22 @@ MAX_DISPATCHES = MAX_ATTEMPTS + 2
 """Attempts, and two interruptions that do not count."""
 MAX_REASONS = MAX_ATTEMPTS + MAX_OPINIONS + 1
 """What an ending may list: attempts, of which the last had a result, opinions not had, and that it is not confirmed."""
+MIDNIGHT = datetime(2026, 11, 25, 19, 43, 30)
+"""So that the world begins at 20:00:10."""
+WINDOW = "20:02-20:01"
+CLOSED = (time(20, 1), time(20, 2))
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
 
 def config(
-    *, workers: int = 2, max_writers: int = 2, max_lost: int = 1, others: str = "copy", verify: str = "structure"
+    *,
+    workers: int = 2,
+    max_writers: int = 2,
+    max_lost: int = 1,
+    others: str = "copy",
+    verify: str = "structure",
+    rate: int = 0,
+    schedule: Schedule = Schedule(),  # noqa: B008 - it is frozen
 ) -> Config:
     """Return settings in binary fractions of seconds, so that the simulated clock meets deadlines exactly."""
     return Config(
@@ -69,7 +82,8 @@ def config(
             lost_seconds=4.0,
             max_lost=max_lost,
         ),
-        gate=Gate(max_writers=max_writers, max_inflight_mib=4, grant_mib=2),
+        gate=Gate(max_writers=max_writers, max_inflight_mib=4, grant_mib=2, bytes_per_second=rate),
+        schedule=schedule,
         storage=Storage(stall_seconds=8.0, give_up_seconds=64.0),
     )
 
@@ -127,11 +141,18 @@ class World:
 
     def __init__(self, files: Iterable[Item], settings: Config, *, in_place: bool = False) -> None:
         self.now = 1000.0
+        self.midnight = MIDNIGHT
+        """When the clock of the run's own time showed 0."""
         self.settings = settings
         self.in_place = in_place
         self.files = list(files)
-        self.tally = Tally()
-        self.pool = Pool(settings, "run", in_place=in_place, tally=self.tally)
+        self.pool = Pool(settings, "run", in_place=in_place)
+        self.tally = self.pool.tally
+        self.told: Counter[str] = Counter()
+        """How often the event stream was told of a file's end."""
+        self.employed = settings.work.workers
+        self.storage: list[StorageChanged] = []
+        """What it was told of storage."""
         self.children: dict[int, SimChild] = {}
         self.clerk = SimClerk()
         self.stalled = False
@@ -161,8 +182,15 @@ class World:
         self._deaths: dict[int, tuple[float, int | None]] = {}
         self._pids = iter(range(100, 1_000_000))
         self._forkserver_is_dying = False
+        self._wrote = 0
+        self.pool.begin(self.now)
         self.step(lambda: self.pool.opened(b"/source", b"/target/tmp", self.now))
         self.welcome()
+
+    @property
+    def wall(self) -> datetime:
+        """What the clock on the wall shows."""
+        return self.midnight + timedelta(seconds=self.now)
 
     # --- driving
 
@@ -192,7 +220,7 @@ class World:
         self.broken = True
         for _ in range(9):
             self._report_deaths()
-            self.pool.tick(self.now)
+            self.pool.tick(self.now, self.wall)
             self._perform()
             if self._forkserver_is_dying:
                 self._forkserver_dies()
@@ -239,6 +267,23 @@ class World:
                 self._told(action.message)
             case Notice():
                 self.notices.append(action.text)
+            case Happened():
+                self._hear(action.event)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, FileEnded):
+            self.told[event.path] += 1
+            assert self.told[event.path] == 1, "told twice of a file's end"
+        elif isinstance(event, StorageChanged):
+            self.storage.append(event)
+
+    def control(self, command: Command, value: int | None = None) -> Answer:
+        """Tell the run to do something, as `dcmpool control` does."""
+        answers: list[Answer] = []
+        if command is Command.WORKERS:
+            self.employed = value or 0
+        self.step(lambda: answers.append(obey(Request(command, value), self.pool)))
+        return answers[0]
 
     # --- children
 
@@ -335,6 +380,9 @@ class World:
         assert child.listening, "a job for a child that closed its channel"
         assert child.pid, "a job for a child that is not known to exist"
         assert not self.pool.draining, "a new job while draining"
+        assert not self.pool.brakes.is_paused, "a new job while paused"
+        if self.settings.schedule.window:
+            assert not CLOSED[0] <= self.wall.time() < CLOSED[1], "a new job outside of the window"
         assert not (self.notices and "no new file is begun" in self.notices[-1]), "a new job while storage stalls"
         holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
         assert not holders, "one job, two children"
@@ -564,8 +612,14 @@ class World:
         if self.clerk.welcomed and self.clerk.inbox:
             ahead = self._credit_under_way() + self.clerk.credit + len(self.clerk.looked)
             assert ahead + self.pool.jobs.holding_credit <= self._most_credit, "the walk may run too far ahead"
+        self._check_crew()
         self._check_tokens()
         self._check_results()
+
+    def _check_crew(self) -> None:
+        crew = self.pool.crew
+        if self.pool.state == "running" and crew.living - crew.count(Phase.KILLING) > self.employed:
+            assert not any(worker.is_free for worker in crew), "a child that nobody wants"
 
     def _check_results(self) -> None:
         waiting = [unchecked.temp for unchecked in self.pool.opinions]
@@ -582,13 +636,15 @@ class World:
         assert gate.bytes_held == sum(sizes), "bytes that nobody holds, or that are held twice"
         assert gate.writers_held == sum(child.writer for child in self.children.values())
         assert sum(sizes) <= gate.max_bytes or len(sizes) == 1
-        assert gate.writers_held <= gate.max_writers
+        assert gate.writers_held <= max(gate.max_writers, self._wrote), "more write than may"
+        self._wrote = gate.writers_held
         waiting = sum(c.wants is not None and c.listening and not c.doomed for c in self.children.values())
         assert gate.waiting == waiting, "a request that nobody waits for"
 
     def behave(self, rounds: int = 400) -> None:
         """From now on all is well: let the run come to its end, and check what is promised of it."""
         self.stalled = False
+        self.control(Command.RESUME)
         for _ in range(rounds):
             if self.pool.is_over:
                 return self._check_end()
@@ -637,6 +693,7 @@ class World:
             assert not self.temps
             assert self.pool.gate.waiting == 0
         assert self.tally.ended <= len(self.files)
+        assert self.told.total() == self.tally.ended, "the event stream was not told of each file"
         assert self.promised | self.discarded == set(self.written), "a result that nobody cared for"
         assert not self.promised & self.discarded
 

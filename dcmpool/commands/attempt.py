@@ -14,7 +14,11 @@ def attempt(
     limit: Annotated[float, typer.Option(help="Seconds.", min=0.1, max=1_000_000)] = 20.0,
     memory: Annotated[int, typer.Option(help="MiB of address space.", min=256, max=1_000_000_000)] = 4096,
 ) -> None:
-    """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept."""
+    """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept.
+
+    \b
+    python -m dcmpool attempt archive/odd.dcm --engine gdcm --limit 3
+    """
     from dcmpool.attempt import attempt as make_attempt  # noqa: PLC0415 - of no use to a run
 
     with one_line():

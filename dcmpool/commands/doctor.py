@@ -19,7 +19,12 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Try every engine on known pictures, each in its own process, and say what this machine can do."""
+    """Try every engine on known pictures, each in its own process, and say what this machine can do.
+
+    \b
+    python -m dcmpool doctor
+    python -m dcmpool doctor /archive --bench --write order.toml
+    """
     from dcmpool import chart  # noqa: PLC0415 - of no use to a run
     from dcmpool import doctor as surgery  # noqa: PLC0415
 

@@ -10,13 +10,18 @@ from dcmpool.errors import UsageError
 from dcmpool.model import Purpose
 from dcmpool.options import (
     AsJson,
+    Bandwidth,
     ConfigFile,
     Engine,
+    Events,
     EvidenceCopy,
     FilesFrom,
     InPlace,
+    MaxDuration,
+    MaxFailures,
     MaxInflight,
     MaxWriters,
+    Nice,
     Output,
     Overwrite,
     Profile,
@@ -26,6 +31,7 @@ from dcmpool.options import (
     Source,
     Verify,
     WhatOfOthers,
+    Window,
     Workers,
     size,
 )
@@ -42,6 +48,11 @@ def run(
     limit: SecondsLimit = None,
     max_writers: MaxWriters = None,
     max_inflight: MaxInflight = None,
+    bandwidth: Bandwidth = None,
+    nice: Nice = None,
+    max_failures: MaxFailures = None,
+    max_duration: MaxDuration = None,
+    window: Window = None,
     others: WhatOfOthers = None,
     overwrite: Overwrite = False,
     verify: Verify = None,
@@ -50,29 +61,33 @@ def run(
     files_from: FilesFrom = None,
     profile: Profile = None,
     config: ConfigFile = None,
+    events: Events = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a native copy of a series or an archive: every SOP Instance decompressed and checked.
-
-    A second run with the same SOURCE and TARGET resumes. Ctrl-C once ends cleanly, twice at once.
+    """Make a native copy of a series or an archive, checked; once more, it resumes.
 
     \b
     python -m dcmpool run series_dir
-    python -m dcmpool run archive -o native --workers 8 --profile workstation
+    python -m dcmpool run archive -o native --window 20:00-06:00 --workers 8
     python -m dcmpool run series_dir --in-place --engine gdcm --limit 30
     """
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
-        "work": work | {"verify": verify, "evidence_copy": evidence_copy or None},
+        "work": work | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
         "limits": {"attempt_seconds": limit},
-        "gate": {"max_writers": max_writers, "max_inflight_mib": size(max_inflight) if max_inflight else None},
+        "gate": {
+            "max_writers": max_writers,
+            "max_inflight_mib": size(max_inflight) if max_inflight else None,
+            "bytes_per_second": bandwidth,
+        },
+        "schedule": {"max_failures": max_failures, "max_duration_seconds": max_duration, "window": window},
         "sandbox": {"mode": sandbox},
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
         task = task_of(source, output, in_place=in_place, files_from=files_from)
-        supervise(task, settings, as_json=as_json, quiet=quiet)
+        supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
 def task_of(

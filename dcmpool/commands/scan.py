@@ -15,7 +15,7 @@ from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, FilesFrom, Output, Profile, Quiet, SecondsLimit, Source, Workers
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor
-from dcmpool.terminal import conduct, one_line
+from dcmpool.terminal import INTERRUPTED, conduct, one_line
 
 if TYPE_CHECKING:
     from dcmpool.forecast import Forecast
@@ -45,7 +45,6 @@ def scan(
     python -m dcmpool scan archive --csv classes.csv
     """
     from dcmpool.forecast import Forecast  # noqa: PLC0415 - of no use to a run
-    from dcmpool.inventory import Inventory  # noqa: PLC0415
 
     flags: dict[str, dict[str, Any]] = {"work": {"workers": workers}, "limits": {"attempt_seconds": limit}}
     with one_line():
@@ -55,15 +54,16 @@ def scan(
             raise UsageError(f"{as_csv} exists, and is not replaced")
         settings = load(profile=profile or "", path=config, flags=flags)
         task = task_of(source, output, in_place=False, files_from=files_from, purpose=Purpose.SURVEY)
-        found = Inventory()
 
         def show(supervisor: Supervisor, report: Report) -> None:
-            assert supervisor.room is not None  # noqa: S101 - a run that ends with a report was begun
+            if supervisor.survey is None or report.exit_code == INTERRUPTED:
+                print("dcmpool: interrupted: the scan is not complete", file=sys.stderr)
+                return
             workers = settings.resolved().work.workers
-            forecast = Forecast(report, found, supervisor.room, workers, _os.available_cpus())
+            forecast = Forecast(report, *supervisor.survey, workers, _os.available_cpus())
             _show(forecast, as_json=as_json, as_csv=as_csv, quiet=quiet)
 
-        conduct(task, settings, quiet=quiet, show=show, tally=found)
+        conduct(task, settings, quiet=quiet, show=show)
 
 
 def _show(forecast: "Forecast", *, as_json: bool, as_csv: str | None, quiet: bool) -> None:

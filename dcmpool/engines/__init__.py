@@ -52,8 +52,8 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
     "1.2.840.10008.1.2.4.201": _HTJ2K,
     "1.2.840.10008.1.2.4.202": _HTJ2K,
     "1.2.840.10008.1.2.4.203": _HTJ2K,
-    # pylibjpeg-rle is compiled, pydicom's own is Python; GDCM gets 16-bit colour wrong.
-    "1.2.840.10008.1.2.5": ("pylibjpeg", "rle"),
+    # imagecodecs is the fastest by far, pydicom's own is Python; GDCM gets 16-bit colour wrong.
+    "1.2.840.10008.1.2.5": ("turbo", "pylibjpeg", "rle"),
     "1.2.840.10008.1.2.2": _PLAIN,
     "1.2.840.10008.1.2.1.99": _PLAIN,
     "1.2.840.10008.1.2.1.98": _PLAIN,

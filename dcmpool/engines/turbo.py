@@ -1,8 +1,8 @@
 """The libraries in imagecodecs: libjpeg-turbo 3 for JPEG, CharLS for JPEG-LS, OpenJPEG for JPEG 2000 and HTJ2K,
-libjxl for JPEG XL; one thread each.
+libjxl for JPEG XL, its own for RLE; one thread each.
 
 libjpeg-turbo fills what is missing from a scan, and imagecodecs keeps its warnings to itself: what it gives is
-believed only with the proof of `completeness`. The others raise.
+believed only with the proof of `completeness`. Of RLE the inspection has counted every run. The others raise.
 """
 
 from collections.abc import Iterator
@@ -95,6 +95,10 @@ def _decoded(data: bytes, uid: str, image: ImagePixel, found: Codestream) -> NDA
         samples = imagecodecs.jpegls_decode(data)
     elif uid in syntaxes.JPEG_XL:
         samples = imagecodecs.jpegxl_decode(data, numthreads=1)
+    elif uid == syntaxes.RLE_LOSSLESS:
+        kind = f"<u{image.bits_allocated // 8}"
+        planes = np.frombuffer(imagecodecs.dicomrle_decode(data, kind), kind)
+        samples = np.moveaxis(planes.reshape(image.samples_per_pixel, image.rows, image.columns), 0, 2)
     elif image.samples_per_pixel == 1:
         samples = imagecodecs.jpeg8_decode(data)
     else:  # as the header has it: libjpeg guesses by markers and names

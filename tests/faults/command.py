@@ -3,13 +3,13 @@
 import functools
 import sys
 
-from dcmpool import cli, supervisor
+from dcmpool import cli, supervisor, terminal
 
 
 def main() -> None:
     """Run the command as `python -m dcmpool` does, but for the children."""
     module = sys.argv.pop(1)
-    setattr(cli, "Supervisor", functools.partial(supervisor.Supervisor, worker_module=module))  # noqa: B010 - mypy
+    setattr(terminal, "Supervisor", functools.partial(supervisor.Supervisor, worker_module=module))  # noqa: B010 - mypy
     cli.main()
 
 

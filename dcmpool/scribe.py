@@ -1,0 +1,71 @@
+"""The process that writes the event stream: what blocks in a file, a FIFO or a terminal blocks here.
+
+    supervisor --lines, as bytes--> scribe --> a file, a FIFO, the standard output of the run
+               <--OPENED, or what went wrong--
+
+It ends with its stream, and is killed with the run: a reader that does not read keeps nobody.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import sys
+
+from dcmpool import _os
+from dcmpool.text import words
+
+OPENED = b"+"
+"""What it says first if the stream can be written; else it says why not, as UTF-8, and ends."""
+STDIN = "-"
+"""Instead of a path: the stream is what this process has as its standard input."""
+_READ_BYTES = 1 << 16
+
+
+def open_stream(path: bytes) -> int:
+    """Open a file for what is added at its end. A line that a killed run left unfinished is ended before.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened or written.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_size and os.pread(fd, 1, found.st_size - 1) != b"\n":
+        os.write(fd, b"\n")
+    return fd
+
+
+def copy(channel: socket.socket, fd: int) -> None:
+    """Write all that comes; raise `OSError` when that does not go."""
+    while data := channel.recv(_READ_BYTES):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    os.close(fd)  # network file systems say here what they could not write
+
+
+def _serve(channel: socket.socket, to: str) -> None:
+    path = os.fsencode(to)
+    if to == STDIN:
+        channel.sendall(OPENED)
+        copy(channel, 0)
+    elif os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+        channel.sendall(OPENED)
+        copy(channel, os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # waits until somebody reads
+    else:
+        fd = open_stream(path)
+        channel.sendall(OPENED)
+        copy(channel, fd)
+
+
+def main() -> None:
+    """Write to the path that is the last argument, or to stdin; before it: the socket, the parent's pid."""
+    channel, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    _os.die_with_parent(parent)
+    try:
+        _serve(channel, sys.argv[3])
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            channel.sendall(words(error).encode())
