@@ -184,6 +184,7 @@ class Dispatcher:
             source=join(self._base, job.path),
             trial=not job.attempts,
             enough=inventory.enough(),
+            skip_others=self._config.work.others == "skip",
             alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
         )

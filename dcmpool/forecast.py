@@ -104,6 +104,7 @@ class Forecast:
         value["studies_and_series_exact"] = found.studies.is_exact and found.series.is_exact
         value["result_bytes"] = found.result_bytes
         value["free_bytes"], value["free_files"] = self.room.free_bytes, self.room.free_files
+        value["missing_bytes"], value["missing_files"] = self.missing_bytes, self.missing_files
         value["file_system"] = self.room.file_system
         value["decompression"] = time and {
             "seconds": round(time.expected, 3),
@@ -131,7 +132,7 @@ class Forecast:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         found, report = self.inventory, self.report
-        line(f"{shown_full(report.source)}: {report_files(report):,} files, {size(found.bytes_walked)}")
+        line(f"{shown_full(report.source)}: {found.files:,} files, {size(found.bytes_walked)}")
         for outcome, words in _WORDS.items():
             if report.counts[outcome]:
                 line(f"{report.counts[outcome]:>10,}  {words}")
@@ -144,18 +145,32 @@ class Forecast:
         print_lines(console, "Noted", report.notes)
         print_failures(report, console)
         line("")
-        line(self._room())
+        lacks = self.missing_bytes or self.missing_files
+        console.print(self._room(), markup=False, highlight=False, soft_wrap=True, style="bold red" if lacks else "")
         line(self._time())
         if report.stopped:
             line(f"stopped: {report.stopped}; what is above is not all (exit code {report.exit_code})")
 
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes more the results need than TARGET's file system has."""
+        return max(0, self.inventory.result_bytes - self.room.free_bytes)
+
+    @property
+    def missing_files(self) -> int:
+        """How many files more there will be than TARGET's file system can take; 0 where it counts none."""
+        free = self.room.free_files
+        return 0 if free is None else max(0, self.inventory.results - free)
+
     def _room(self) -> str:
         """Say whether the results fit."""
-        wanted, free = self.inventory.result_bytes, self.room.free_bytes
-        verdict = "that is enough" if free > wanted else f"{size(wanted - free)} are missing"
         kind = f" ({self.room.file_system})" if self.room.file_system else ""
-        where = shown_full(self.report.target)
-        return f"The results will need {size(wanted)}; {where}{kind} has {size(free)} free: {verdict}"
+        lacks = [f"{size(self.missing_bytes)} are missing"] if self.missing_bytes else []
+        lacks += [f"{self.missing_files:,} inodes are missing"] if self.missing_files else []
+        return (
+            f"The results will need {size(self.inventory.result_bytes)}; {shown_full(self.report.target)}{kind} has "
+            f"{size(self.room.free_bytes)} free: {', '.join(lacks) or 'that is enough'}"
+        )
 
     def _time(self) -> str:
         """Say how long it may take, and what that is worth."""
@@ -169,11 +184,6 @@ class Forecast:
             f"{self.workers} workers on {self.cpus} CPUs: an estimate from {self.trials:,} timed files, "
             f"without copying and writing{rest}"
         )
-
-
-def report_files(report: Report) -> int:
-    """Return how many files were looked at."""
-    return sum(report.counts.values()) - report.counts[Outcome.SKIPPED]
 
 
 def _table(group: str, title: str, classes: dict[str, Class]) -> "Table":

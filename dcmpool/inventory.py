@@ -71,6 +71,17 @@ class Inventory(Tally):
         self._tried: Counter[str] = Counter()
         self.result_bytes = 0
 
+    @property
+    def files(self) -> int:
+        """How many files were looked at."""
+        return sum(counted.files for counted in self.groups["outcome"].values())
+
+    @property
+    def results(self) -> int:
+        """How many files a run is expected to make."""
+        none = (Outcome.FAILED, Outcome.SKIPPED)
+        return sum(counted.files for outcome, counted in self.groups["outcome"].items() if outcome not in none)
+
     def enough(self) -> tuple[str, ...]:
         """Return the Transfer Syntaxes of which no trial is wanted for now."""
         return tuple(
@@ -85,7 +96,7 @@ class Inventory(Tally):
         self.source_bytes += size
         self._classify("outcome", found.outcome, size, found)
         self.result_bytes += found.result_bytes
-        if found.outcome is not Outcome.OTHER:
+        if found.outcome not in (Outcome.OTHER, Outcome.SKIPPED):
             self._classify("transfer_syntax", found.transfer_syntax_uid, size, found)
             self._classify("modality", found.modality, size, found)
             self._classify("sop_class", found.sop_class_uid, size, found)

@@ -108,6 +108,7 @@ class Survey(Message, frozen=True):
     """Whether a decompression may be tried, to learn how long it takes."""
     enough: tuple[Uid, ...]
     """The Transfer Syntaxes of which no more trials are wanted for now."""
+    skip_others: bool
     alarm_seconds: Seconds
     granted_bytes: Count
 

@@ -43,8 +43,9 @@ class Surveying(Errand):
     def _work(self) -> Message:
         with open_source(self._path) as source:
             header = inspect(source, whole=False)
+            if header.outcome is Outcome.OTHER and self._order.skip_others:
+                return Surveyed(self._job, Outcome.SKIPPED)
             said = {} if header.outcome is Outcome.OTHER else _values(source)
-            result_bytes = _result_bytes(source, header)
             uid = header.transfer_syntax_uid[:UID_CHARACTERS]
             modality = said.get(_MODALITY, "")
             return Surveyed(
@@ -56,7 +57,7 @@ class Surveying(Errand):
                 study=_digest(said.get(_STUDY_INSTANCE_UID, "")),
                 series=_digest(said.get(_SERIES_INSTANCE_UID, "")),
                 native_bytes=header.native_bytes if header.outcome is Outcome.DECOMPRESSED else 0,
-                result_bytes=result_bytes,
+                result_bytes=_result_bytes(source, header),
                 trial=self._try(source, header) if self._is_due(header) else None,
             )
 

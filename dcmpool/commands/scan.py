@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from dcmpool import _os
 from dcmpool.commands.run import task_of
-from dcmpool.config import load
+from dcmpool.config import Schedule, load
 from dcmpool.errors import UsageError
 from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, FilesFrom, Output, Profile, Quiet, SecondsLimit, Source, Workers
@@ -52,7 +53,8 @@ def scan(
             raise UsageError("--json and --csv - both write to stdout: give --csv a FILE")
         if as_csv and as_csv != "-" and os.path.lexists(as_csv):
             raise UsageError(f"{as_csv} exists, and is not replaced")
-        settings = load(profile=profile or "", path=config, flags=flags)
+        # The terms of a run are not those of a look at what it will need.
+        settings = msgspec.structs.replace(load(profile=profile or "", path=config, flags=flags), schedule=Schedule())
         task = task_of(source, output, in_place=False, files_from=files_from, purpose=Purpose.SURVEY)
 
         def show(supervisor: Supervisor, report: Report) -> None:
@@ -71,8 +73,6 @@ def _show(forecast: "Forecast", *, as_json: bool, as_csv: str | None, quiet: boo
 
     from dcmpool.summary import print_failures  # noqa: PLC0415
 
-    if as_csv and as_csv != "-":
-        _write_new(Path(as_csv), forecast)
     if as_csv == "-":
         forecast.write_csv(sys.stdout)
     elif as_json:
@@ -81,6 +81,8 @@ def _show(forecast: "Forecast", *, as_json: bool, as_csv: str | None, quiet: boo
         forecast.print(Console())
     elif forecast.report.failed:
         print_failures(forecast.report, Console(stderr=True))
+    if as_csv and as_csv != "-":
+        _write_new(Path(as_csv), forecast)
 
 
 def _write_new(path: Path, forecast: "Forecast") -> None:
