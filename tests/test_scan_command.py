@@ -180,9 +180,11 @@ def test_a_wrong_source_is_one_line(command: Command) -> None:
 
 
 def test_ctrl_c_ends_it_at_once_in_one_line(command: Command) -> None:
+    """Not even a worker that does not get on is waited for."""
     long_series(command.path / "series", 3000)
-    running = command.start("scan", "series", "--workers", "1", "--json", "--quiet", process_group=0)
-    running.wait_for(running.workers)
+    running = command.start("scan", "series", "--workers", "1", "--json")
+    (worker,) = running.wait_for(running.workers)
+    os.kill(worker, signal.SIGSTOP)
     running.send(signal.SIGINT)
     ended = running.end(10)
     assert (ended.code, ended.lines()) == (130, ["dcmpool: interrupted: the scan is not complete"])
