@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := all
-.PHONY: all format-check lint types test faults fuzz soak format demo bench clean help
+.PHONY: all format-check lint types test faults fuzz soak archive format demo bench clean help
 .NOTPARALLEL:  # the checks of `all` run in their order
 
 all: format-check lint types test  ## everything below that CI wants: format-check, lint, types, test (the default)
@@ -30,6 +30,9 @@ fuzz: $(READY)  ## N=20000 damaged files through the command and reference decod
 
 soak: $(READY)  ## MINUTES=10 of archives with 2 % faults and processes killed at random
 	$(BIN)/python -m tests.soak $(or $(MINUTES),10) $(SEED)
+
+archive: $(READY)  ## FILES=100000 small ones: a run that is killed, one that resumes, one that is idle; every result compared
+	$(BIN)/python -m tests.archive $(or $(FILES),100000) $(FOLDER)
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,29 @@ def check_platform() -> None:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
         raise UsageError(f"dcmpool needs a Linux kernel of 5.4 or later with pidfd ({error.strerror})") from error
+
+
+def end_with(parent: int) -> None:
+    """Have SIGTERM come to this process when its parent `parent` is dead.
+
+    Called by the child itself. Not PR_SET_PDEATHSIG, which comes when the *thread* ends that made the child, and no
+    pipe, which whatever else the parent has forked may hold open: a pidfd of the parent says when all of it is gone.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        pidfd = os.pidfd_open(parent)
+    except ProcessLookupError:
+        pidfd = -1
+    if os.getppid() != parent or pidfd < 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=_end_after, args=(pidfd,), name="parent", daemon=True).start()
+
+
+def _end_after(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -177,6 +201,23 @@ def sync_directory(path: bytes) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def make_directory(path: bytes, *, durable: bool, mode: int = 0o777) -> None:
+    """Make a directory and its missing parents, where they are missing; raise OSError where that fails."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        try:
+            os.mkdir(directory, mode)
+        except FileExistsError:
+            if not os.path.isdir(directory):
+                raise
+        else:
+            if durable:
+                sync_directory(os.path.dirname(directory))
 
 
 def lock_file(path: bytes) -> int:

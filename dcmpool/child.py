@@ -1,44 +1,21 @@
 """Processes as the supervisor holds them: descriptors, never a blocking call.
 
-`Child` is a worker, made by the fork server. `Helper` is the clerk or the fork server, made by `subprocess`.
+`Child` is a worker, made by the fork server; the others are each a `Helper`, heard through a `Stream`.
 """
 
-import contextlib
 import errno
 import os
-import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from dcmpool import _os
 from dcmpool.diagnose import Evidence
+from dcmpool.helper import Helper
 from dcmpool.model import Stage
 from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Message
 
 _READ_BYTES = 65536
 _STAGES = tuple(Stage)
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); import dcmpool; sys.path.append(sys.path.pop(0)); "
-    "from importlib import import_module; "
-    "name = sys.argv[2]; del sys.argv[1:3]; import_module(name).main()"
-)
-"""Started with -P: a folder of the user's that is called like a library must not be imported for it. Our own package is
-the one that this process is of, even where another version is installed; nothing else beside it comes first."""
-ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    # mallopt(3): what a decoder frees is kept for the next Frame. To give it back and get it again from the kernel, by
-    # a page fault each 4 KiB, takes a fourteenth of the time of a JPEG-LS slice.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024),
-    "PYTHONSAFEPATH": "1",
-}
-"""What every process of ours runs with: one thread a library, one arena that grows to the largest Frame and stays so,
-nobody else's modules."""
 _WHAT_TO_DO = {
     errno.EMFILE: "allow more open files (ulimit -n) or use fewer --workers",
     errno.ENFILE: "the whole machine has too many open files",
@@ -53,15 +30,10 @@ def refusal(error: OSError) -> str:
     return f"{error.strerror}: {todo}" if todo else error.strerror or str(error)
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main` of a module of ours, installed or not."""
-    return [sys.executable, "-P", "-c", _BOOT, str(Path(__file__).parent.parent), module, *arguments]
-
-
 class Child:
     """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (the stage)."""
 
-    def __init__(self, maker: "Helper") -> None:
+    def __init__(self, maker: Helper) -> None:
         self.maker = maker
         ours, self._theirs = socket.socketpair()
         ours.setblocking(False)
@@ -128,60 +100,6 @@ class Child:
         for fd in (self.output, self.trace, self.board, self.pidfd):
             if fd >= 0:
                 os.close(fd)
-
-
-class Helper:
-    """A process of our own code, started by `subprocess`, on a socket of its own; `nice`: as nice(1) takes it."""
-
-    def __init__(
-        self, module: str, *arguments: str, packets: bool, stdin: int = subprocess.DEVNULL, nice: int = 0
-    ) -> None:
-        kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-        ours.setblocking(False)
-        self.channel = ours
-        self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
-        command = python_command(module, str(theirs.fileno()), str(os.getpid()), *arguments)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command,
-                stdin=stdin,
-                stdout=self.output,
-                stderr=self.output,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=os.environ | ENVIRONMENT,
-            )
-        self.pidfd = os.pidfd_open(self._process.pid)
-        _os.be_nice(self._process.pid, nice)
-        self.is_closed = False
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
-
-    def kill(self) -> None:
-        """SIGKILL it."""
-        if not self.is_closed:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def last_words(self) -> str:
-        """Return the last line that it printed."""
-        lines = _os.read_output(self.output).strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def close(self) -> None:
-        """Close everything, and reap it if it is dead; a second call does nothing."""
-        if self.is_closed:
-            return
-        self.is_closed = True
-        self._process.poll()
-        self._process.returncode = self._process.returncode or 0  # one that cannot die is not waited for, nor warned of
-        self.channel.close()
-        os.close(self.output)
-        os.close(self.pidfd)
 
 
 class Stream:

@@ -15,9 +15,11 @@ import os
 import socket
 import sqlite3
 import sys
+import tempfile
 import threading
 
-from dcmpool import _os
+from dcmpool import _os, backup, evidence
+from dcmpool.backup import Backup
 from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
@@ -43,11 +45,13 @@ from dcmpool.protocol import (
     Stopped,
 )
 from dcmpool.room import room
-from dcmpool.scan import base_of
 from dcmpool.text import shown, words
+from dcmpool.tree import base_of
 from dcmpool.walker import Walker
 
 _READ_BYTES = 1 << 20
+_GOODBYE_SECONDS = 0.5
+"""How long the walk is waited for at the end: it may hang in a SOURCE that does not answer."""
 
 
 class Clerk:
@@ -86,8 +90,8 @@ class Clerk:
         if begun:
             self._journal.begin(begun)
         with self._committing:
-            if results:
-                done, failures = self._target.commit(results, self._journal)
+            for some in self._target.portions(results):
+                done, failures = self._target.commit(some, self._journal)
                 self._send(Committed(tuple(done), tuple(failures)))
             if endings:
                 self._settle(endings)
@@ -111,10 +115,10 @@ class Clerk:
             self._send(Finished())
         return is_over
 
-    def _keep(self, evidence: Keep) -> None:
-        self._target.keep(evidence.name, evidence.files)
-        if evidence.copy:
-            self._copier.add(evidence.name, evidence.copy)
+    def _keep(self, death: Keep) -> None:
+        self._target.keep(death.name, death.files)
+        if death.copy:
+            self._copier.add(death.name, death.copy)
 
     def _settle(self, endings: list[Ending]) -> None:
         if self._purpose is not Purpose.AUDIT:  # which finds what it finds, and changes nothing
@@ -136,8 +140,11 @@ class Clerk:
             self._send(Refused(_one_line(error, order), code))
             return False
         self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), left))
-        walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
-        threading.Thread(target=walker.run, name="walk", daemon=True).start()
+        self._walker = Walker(order, self._target, journal, self._send, self._credit, self._committing)
+        self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
+        self._walk.start()
+        if order.purpose is Purpose.RUN:
+            self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
 
     def _open_journal(self, journal: bytes, order: Open) -> bytes:
@@ -158,7 +165,7 @@ class Clerk:
         """Record the run; return the directory to which paths are relative."""
         self._check_source(order)
         base = base_of(order.source)
-        self._journal.begin_run(base, self._target.root)
+        self._journal.begin_run(base, self._target.root, order.settings)
         return base
 
     def _begin_audit(self) -> bytes:
@@ -186,7 +193,9 @@ class Clerk:
         )
 
     def _finish(self, order: Finish) -> None:
-        self._journal.end_run(order.exit_code, complete=order.complete)
+        self._journal.end_run(order.exit_code, order.totals, complete=order.complete)
+        self._walker.stop()
+        self._walk.join(_GOODBYE_SECONDS)  # the last to close the journal folds its write-ahead log into it
         self._journal.close()
         self._copier.end()
         with contextlib.suppress(OSError):
@@ -216,7 +225,28 @@ def _prepare(order: Open) -> Target:
     if not order.in_place:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
-    return Target(root, order.in_place, order.overwrite, order.durable)
+    kept = _open_backup(order, root) if order.backup else None
+    return Target(root, order.in_place, order.overwrite, order.durable, order.split_links, kept)
+
+
+def _open_backup(order: Open, tree: bytes) -> Backup:
+    """Make DIR, outside the tree, and see that it can be written; raise `UsageError` if not."""
+    name = shown(order.backup)
+    folder, real = os.path.abspath(order.backup), os.path.realpath(order.backup)
+    if _holds(os.path.realpath(tree), real) or _holds(real, os.path.realpath(tree)):
+        raise UsageError(f"the backup {name} and the tree {shown(tree)} lie in one another: choose a folder beside it")
+    try:
+        _os.make_directory(folder, durable=order.durable, mode=backup.PRIVATE)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"the backup cannot be written: {name}: {error.strerror}") from error
+    return Backup(folder, tree, order.durable)
+
+
+def _holds(folder: bytes, path: bytes) -> bool:
+    """Whether a path is a folder or lies inside it."""
+    return os.path.join(path, b"").startswith(os.path.join(folder, b""))
 
 
 def _prepare_audit(order: Open) -> Target:
@@ -230,9 +260,9 @@ def _prepare_audit(order: Open) -> Target:
 def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name: str) -> None:
     if source == target:
         raise UsageError(f"source and target are the same: {source_name}. --in-place replaces the files there")
-    if target.startswith(source.rstrip(b"/") + b"/"):
+    if _holds(source, target):
         raise UsageError(f"the target {target_name} lies inside the source {source_name}: choose one beside it")
-    if source.startswith(target.rstrip(b"/") + b"/"):
+    if _holds(target, source):
         raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 

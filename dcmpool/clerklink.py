@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from dcmpool.child import Helper, Stream
+from dcmpool.child import Stream
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
+from dcmpool.helper import CLERK, Helper, take
 from dcmpool.model import Purpose
 from dcmpool.pool import Pool
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Committed, Message, Open, Opened, ProtocolError, Refused
@@ -45,7 +46,7 @@ class ClerkLink:
 
     def start(self) -> None:
         """Start it, and have it look at SOURCE and TARGET."""
-        self._helper = Helper("dcmpool.clerk", packets=False, stdin=self._stdin, nice=self._nice)
+        self._helper = take(CLERK, packets=False, stdin=self._stdin, nice=self._nice)
         self._stream = Stream(self._helper.channel, FROM_CLERK, TO_CLERK)
         self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)

@@ -6,10 +6,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dcmpool import __version__
+from dcmpool import __version__, _os
+from dcmpool.api import CALLER
 from dcmpool.commands.attempt import attempt
 from dcmpool.commands.control import control
 from dcmpool.commands.doctor import doctor
+from dcmpool.commands.report import report
 from dcmpool.commands.run import run
 from dcmpool.commands.scan import scan
 from dcmpool.commands.status import status
@@ -43,13 +45,15 @@ def _root(
     """Decompress DICOM series and archives; no file can stop the run."""
 
 
-for _command in (run, scan, status, control, verify, attempt, doctor):
+for _command in (run, scan, status, control, report, verify, attempt, doctor):
     app.command()(_command)
 
 
 def main() -> NoReturn:
     """Run the command line: bad usage is one line and exit code 2."""
     _open_outputs()
+    if caller := os.environ.pop(CALLER, ""):
+        _os.end_with(int(caller))
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="dcmpool", standalone_mode=False)
     except _USAGE_ERROR as error:

@@ -3,24 +3,28 @@
     temp file (synced by the worker) > intent > rename > fsync of each directory once > journal
 
 A file in TARGET is replaced only if the journal knows it and it is still as dcmpool wrote it, or the user said
-`--overwrite`; never through a link below TARGET, whatever the user said. All of it may be repeated: a result that
-already stands counts as committed.
+`--overwrite`; never through a link below TARGET, whatever the user said. In place the original is kept in DIR first
+(`backup.py`), if the user named one, and looked at once more. All of it may be repeated: a result that already stands
+counts as committed.
 """
 
 import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dcmpool import _os
+from dcmpool import _os, replica
+from dcmpool.backup import Backup, OtherBackupError
 from dcmpool.journal import Intent, Journal, Row
 from dcmpool.model import FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
-from dcmpool.scan import STATE_DIRECTORY
-from dcmpool.text import shown
+from dcmpool.text import linked, shown
+from dcmpool.tree import STATE_DIRECTORY
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PORTION_BYTES = 64 << 20
+"""Originals that one commit may have to copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class Target:
     in_place: bool
     overwrite: bool
     durable: bool
+    split_links: bool = False
+    """In place: whether one name of several that a file has may be replaced."""
+    backup: Backup | None = None
+    """In place: where originals are kept."""
 
     @property
     def state(self) -> bytes:
@@ -72,6 +80,20 @@ class Target:
             reason = "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
         return Obstacle(FailureKind.EXISTS, reason)
 
+    def portions(self, results: list[Result]) -> Iterator[list[Result]]:
+        """Divide results so that no commit takes long where each may have to copy its original."""
+        if self.backup is None and results:
+            yield results
+            return
+        portion: list[Result] = []
+        for result in results:
+            portion.append(result)
+            if sum(r.written.source_size for r in portion) >= _PORTION_BYTES:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
+
     def commit(self, results: list[Result], journal: Journal) -> tuple[list[int], list[CommitFailure]]:
         """Give each result its final name, durably; return the jobs done and those that failed.
 
@@ -86,19 +108,21 @@ class Target:
         refused = {failure.job for failure in failures}
         fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
         journal.intend(fresh)
+        failures += self._keep_originals(fresh)
         renamed = []
-        for result in fresh:
-            try:
-                self._rename(result)
+        for result in (r for r in fresh if r.job not in {failure.job for failure in failures}):
+            if failure := self._rename(result):
+                failures.append(failure)
+            else:
                 renamed.append(result)
-            except OSError as error:
-                failures.append(_failure(result, error))
         self.sync({os.path.dirname(self.final(result.path)) for result in renamed})
         journal.settle(renamed, ())
         failed = {failure.job: failure for failure in failures}
         for result in results:
             if result.job in failed:
                 _remove(result.temp)
+        for result in (r for r in fresh if r.job in failed):
+            self._withdraw(result.path, result.temp)
         journal.resolve((), [r.path for r in fresh if r.job in failed])
         return [r.job for r in results if r.job not in failed], list(failed.values())
 
@@ -111,6 +135,7 @@ class Target:
             else:
                 undone.append(intent.path)
                 _remove(_beside(intent.temp, self.final(intent.path)))
+                self._withdraw(intent.path, intent.temp)
         self.sync({os.path.dirname(self.final(row.path)) for row in done})
         if done or undone:
             journal.resolve(done, undone)
@@ -151,20 +176,6 @@ class Target:
             for directory in sorted(directories):
                 _os.sync_directory(directory)
 
-    def make_directory(self, path: bytes) -> None:
-        """Make a directory and its missing parents, durably."""
-        missing = [path]
-        while not os.path.isdir(parent := os.path.dirname(missing[-1])):
-            missing.append(parent)
-        for directory in reversed(missing):
-            try:
-                os.mkdir(directory)
-            except FileExistsError:
-                if not os.path.isdir(directory):
-                    raise
-            else:
-                self.sync({os.path.dirname(directory)})
-
     def _link_on_the_way(self, path: bytes) -> bytes:
         """Return the first directory above a final name that is a link; b"" if none is.
 
@@ -179,8 +190,12 @@ class Target:
     def _objection(self, result: Result, journal: Journal) -> Obstacle | None:
         """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
         found = self.obstacle(result.path, None if self.in_place else journal.find(result.path))
-        if found or not self.in_place:
-            return found
+        return found or self._change(result) or self._link_made(result.path)
+
+    def _change(self, result: Result) -> Obstacle | None:
+        """Say how the original is no longer what it was when it was read, and so not to be replaced by its result."""
+        if not self.in_place:
+            return None
         try:
             status = os.lstat(self.final(result.path))
         except OSError as error:
@@ -190,6 +205,37 @@ class Target:
         if (status.st_size, stored_time(status.st_mtime_ns)) not in (as_read, as_written):
             return Obstacle(FailureKind.CHANGED, "the source changed while it was decompressed")
         return None
+
+    def _link_made(self, path: bytes) -> Obstacle | None:
+        """Say that an original has several names; the worker has looked too, but that is a while ago."""
+        if self.split_links or not self.in_place:
+            return None
+        try:
+            names = os.lstat(self.final(path)).st_nlink
+        except OSError:
+            return None  # the last look before the rename tells
+        return Obstacle(FailureKind.LINKED, linked(names)) if names > 1 else None
+
+    def _keep_originals(self, results: list[Result]) -> list[CommitFailure]:
+        """Have a durable backup of each original, where one is wanted; return those that cannot be had."""
+        if self.backup is None:
+            return []
+        failures = []
+        for result in results:
+            try:
+                self.backup.keep(result.path, os.path.basename(result.temp))
+            except OtherBackupError:
+                reason = "the backup folder holds another file of this name, which is not replaced"
+                failures.append(CommitFailure(result.job, FailureKind.EXISTS, reason))
+            except OSError as error:
+                failures.append(_failure(result, error, "the original cannot be kept"))
+        failed = {failure.job for failure in failures}
+        self.backup.sync([result.path for result in results if result.job not in failed])
+        return failures
+
+    def _withdraw(self, path: bytes, temp: bytes) -> None:
+        if self.backup is not None:
+            self.backup.withdraw(path, os.path.basename(temp))
 
     def _already(self, result: Result, journal: Journal) -> bool:
         """Whether an earlier clerk of this run has committed this very result, and only its answer was lost."""
@@ -203,16 +249,25 @@ class Target:
         except OSError:
             return False
 
-    def _rename(self, result: Result) -> None:
+    def _rename(self, result: Result) -> CommitFailure | None:
+        """Give a result its name, after a last look at what stands there in place; say why not, if not."""
         final = self.final(result.path)
-        directory = os.path.dirname(final)
+        try:
+            if change := self._change(result):
+                return CommitFailure(result.job, change.kind, change.reason)
+            self._check_syncable(os.path.dirname(final))
+            try:
+                self._move(result.temp, final)
+            except FileNotFoundError:
+                _os.make_directory(os.path.dirname(final), durable=self.durable)
+                self._move(result.temp, final)
+        except OSError as error:
+            return _failure(result, error, "the result cannot get its final name")
+        return None
+
+    def _check_syncable(self, directory: bytes) -> None:
         if self.durable and os.path.isdir(directory) and not os.access(directory, os.R_OK):
             raise PermissionError(errno.EACCES, "its directory cannot be read, and so not be synced")
-        try:
-            self._move(result.temp, final)
-        except FileNotFoundError:
-            self.make_directory(directory)
-            self._move(result.temp, final)
 
     def _move(self, temp: bytes, final: bytes) -> None:
         try:
@@ -229,10 +284,7 @@ class Target:
         """
         beside = _beside(temp, final)
         try:
-            shutil.copy2(temp, beside)
-            if self.durable:
-                with open(beside, "rb") as file:
-                    os.fsync(file.fileno())
+            replica.copy(temp, beside, durable=self.durable)
             _remove(temp)
             os.rename(beside, final)
         except OSError:
@@ -256,9 +308,9 @@ def _beside(temp: bytes, final: bytes) -> bytes:
     return os.path.join(os.path.dirname(final), b".dcmpool-" + os.path.basename(temp))
 
 
-def _failure(result: Result, error: OSError) -> CommitFailure:
-    kind = FailureKind.NO_SPACE if error.errno in _FULL else FailureKind.WRITE
-    return CommitFailure(result.job, kind, f"the result cannot get its final name: {error.strerror}")
+def _failure(result: Result, error: OSError, what: str) -> CommitFailure:
+    kind = FailureKind.NO_SPACE if error.errno in replica.FULL else FailureKind.WRITE
+    return CommitFailure(result.job, kind, f"{what}: {error.strerror}")
 
 
 def _remove(path: bytes) -> None:

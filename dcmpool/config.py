@@ -37,6 +37,7 @@ class Work(Section, frozen=True):
     overwrite: bool = False
     verify: Annotated[str, msgspec.Meta(pattern=r"^(|structure|second|sample=\d{1,3}(\.\d+)?%)$")] = ""
     evidence_copy: bool = False
+    hard_links: Literal["refuse", "split"] = "refuse"
     scan_ahead: Positive = 512
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 

@@ -57,14 +57,20 @@ class Dispatcher:
         self._base, self._temp, self._inventory = base, temp, inventory
         self._target = dirname(dirname(temp))
 
-    def dispatch(self, now: float) -> None:
-        """Give each free child something to do, as far as there is anything for it."""
+    def dispatch(self, now: float, most: int) -> None:
+        """Give each free child something to do, as far as there is anything for it.
+
+        `most`: results that may be made, and judged, at a time; in place alone, where each stands beside its original
+        and the disk may have room for no more.
+        """
         for worker in (worker for worker in self._crew if worker.is_free):
             if unchecked := self._opinions.next_for(worker.id):
                 self._assign_check(worker, unchecked, now)
                 continue
             if self._opinions and self._crew.living == 1:
                 self._crew.retire(worker, now)  # the only child cannot judge its own work
+                continue
+            if self._in_place and self._results_under_way() >= most:
                 continue
             busy = self._crew.count(Phase.BUSY, Phase.WAITING) > 0 or len(self._opinions) > 0
             job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
@@ -123,6 +129,9 @@ class Dispatcher:
         self._limit.learn(written.transfer_syntax_uid, written.engine, written.native_bytes, written.seconds)
         self._gate.learn(written.size, written.write_seconds)
 
+    def _results_under_way(self) -> int:
+        return len(self._opinions) + sum(worker.job is not None for worker in self._crew)
+
     def _assign(self, worker: Worker, job: Job, now: float) -> None:
         temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
         granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
@@ -140,6 +149,7 @@ class Dispatcher:
             alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
+            split_links=self._config.work.hard_links == "split",
         )
         self._emit(SendTo(worker.id, order))
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ from typing import Final
 
 import msgspec
 
-from dcmpool import __version__, _os, sandbox
-from dcmpool.child import ENVIRONMENT, python_command
+from dcmpool import _os, sandbox
 from dcmpool.engines import ENGINE_NAMES, ORDER
 from dcmpool.errors import UsageError
-from dcmpool.evidence import package_versions
+from dcmpool.evidence import versions
+from dcmpool.helper import ENVIRONMENT, python_command
 from dcmpool.syntaxes import JPEG_LS
 
 VECTOR_SECONDS: Final = 20.0
@@ -90,7 +89,7 @@ def examine(*, measure: bool = False, folder: Path | None = None) -> Health:
     storage = _probe(folder) if folder else None
     findings = [finding for engine in ENGINE_NAMES for finding in _examine_engine(engine, measure=measure)]
     return Health(
-        versions={"dcmpool": __version__, "python": sys.version.split()[0]} | package_versions(),
+        versions=versions(),
         cpus=_os.available_cpus(),
         memory_bytes=_os.available_memory(),
         landlock=sandbox.abi(),

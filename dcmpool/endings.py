@@ -53,7 +53,7 @@ class Endings:
         unchecked = worker.unchecked
         job = self._crew.rest(worker)
         if unchecked is not None:
-            self._opinions.confirmed(unchecked, now)
+            self._opinions.confirmed(unchecked, message.engine, now)
         else:
             self._stands(job, message.note, now, confirmed=bool(message.engine))
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dcmpool import _os
+from dcmpool import _os, replica
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance
 from dcmpool.model import FailureKind, Stage
@@ -36,7 +36,6 @@ STAGES = tuple(Stage)
 
 UID_CHARACTERS = 64
 """PS3.5 6.2, UI; a file may hold more."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Channel:
@@ -87,7 +86,7 @@ class Errand(ABC):
         except MemoryError:
             return self._failed(FailureKind.MEMORY, "more memory is needed than a worker may use (limits.memory_mib)")
         except OSError as error:
-            full = error.errno in FULL
+            full = error.errno in replica.FULL
             reason = "the target's storage is full" if full else f"the target cannot be written: {error.strerror}"
             return self._failed(FailureKind.NO_SPACE if full else FailureKind.WRITE, reason)
         except Exception as error:  # noqa: BLE001 - the border: whatever a codec raises fails this attempt, not the run

@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from dcmpool.child import Helper
 from dcmpool.errors import UsageError
 from dcmpool.events import Dropped, Event, encode
+from dcmpool.helper import Helper
 from dcmpool.scribe import OPENED, STDIN
 from dcmpool.text import shown
 

@@ -8,6 +8,7 @@ source its path alone, and its bytes only where the user asked for that.
 
 import os
 import shlex
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -76,7 +77,7 @@ def files(death: Death, output: bytes, stack: bytes) -> tuple[KeptFile, ...]:
         "memory_mib": death.memory_mib,
         "reason": death.reason,
         "repeat": death.command,
-        "versions": {"dcmpool": __version__} | package_versions(),
+        "versions": versions(),
         "process": _facts(death.evidence) if death.evidence else None,
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if not isinstance(value, dict)]
@@ -108,6 +109,11 @@ def _facts(evidence: Evidence) -> dict[str, object]:
 def _shown(path: bytes) -> str:
     """A path as text that JSON can hold: names need not be UTF-8."""
     return path.decode("utf-8", "backslashreplace")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of dcmpool, of Python, and of the packages that decode."""
+    return {"dcmpool": __version__, "python": ".".join(map(str, sys.version_info[:3]))} | package_versions()
 
 
 @cache

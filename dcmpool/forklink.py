@@ -7,9 +7,10 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from dcmpool.child import Child, Helper, refusal
+from dcmpool.child import Child, refusal
 from dcmpool.errors import LaunchError
 from dcmpool.events import Event, Noticed
+from dcmpool.helper import Helper, take
 from dcmpool.pool import Pool
 from dcmpool.protocol import (
     FROM_FORKSERVER,
@@ -55,7 +56,7 @@ class ForkLink:
 
     def start(self) -> None:
         """Start it; it loads the codecs, and takes requests meanwhile."""
-        self._helper = Helper("dcmpool.forkserver", self._worker_module, packets=True, nice=self._nice)
+        self._helper = take(("dcmpool.forkserver", self._worker_module), packets=True, nice=self._nice)
         self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)
 

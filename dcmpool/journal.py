@@ -9,39 +9,33 @@ Write-ahead log with synchronous=FULL: a transaction survives a power cut; the c
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
+from dcmpool import schema
 from dcmpool.errors import UsageError
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage
-from dcmpool.protocol import Attempt, Begun, Ending, Result
+from dcmpool.protocol import Attempt, Begun, Ending, Noted, Result, Totals
 from dcmpool.text import shown
 
-_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE files (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
-    outcome TEXT, kind TEXT, reason TEXT, transfer_syntax_uid TEXT, engine TEXT, attempts TEXT,
-    result_size INTEGER, result_mtime_ns INTEGER, native_bytes INTEGER, digest TEXT, seconds REAL,
-    run TEXT, judge TEXT
-) WITHOUT ROWID;
-CREATE TABLE intents (
-    path BLOB PRIMARY KEY, temp BLOB, result_size INTEGER, result_mtime_ns INTEGER, row BLOB
-) WITHOUT ROWID;
-CREATE TABLE begun (path BLOB, engine TEXT, run TEXT, PRIMARY KEY (path, run)) WITHOUT ROWID;
-CREATE TABLE runs (
-    number INTEGER PRIMARY KEY, run TEXT UNIQUE, judge TEXT, source BLOB, target BLOB,
-    exit_code INTEGER, complete INTEGER
-);
-"""
-
-_COLUMNS = (
+COLUMNS = (
     "path, size, mtime_ns, outcome, kind, reason, transfer_syntax_uid, engine, attempts, "
-    "result_size, result_mtime_ns, native_bytes, digest, seconds, run, judge"
+    "result_size, result_mtime_ns, native_bytes, digest, seconds, run, judge, ended, write_seconds, confirmed_by"
+)
+
+
+_NAMES = tuple(COLUMNS.split(", "))
+_INSERT = (
+    f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))}) "  # noqa: S608 - constants
+    # A failure leaves the result of an earlier run where it is: it is still one that dcmpool wrote, and may replace.
+    "ON CONFLICT (path) DO UPDATE SET "
+    + ", ".join(f"{n} = excluded.{n}" for n in _NAMES if n not in ("path", "result_size", "result_mtime_ns"))
+    + "".join(f", {n} = iif(excluded.kind IS NULL, excluded.{n}, {n})" for n in ("result_size", "result_mtime_ns"))
 )
 
 
@@ -64,6 +58,11 @@ class Row(msgspec.Struct, frozen=True):
     seconds: float
     run: str
     judge: str
+    ended: float | None = None
+    """When, in seconds of the epoch; None if a dcmpool wrote it that did not keep this, as what follows."""
+    write_seconds: float | None = None
+    """Of writing and syncing the temp file; None too if nothing was written."""
+    confirmed_by: str = ""
 
     def ending(self) -> Ending:
         """Return the row of a file without a result as the message about it."""
@@ -111,62 +110,94 @@ class Journal:
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=64)
         self._database.text_factory = lambda text: text.decode("utf-8", "replace")  # a damaged row may hold anything
         try:
-            self._prepare(path)
+            schema.version(self._database, path)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            schema.bring_up_to_date(self._database)
         except BaseException:
             self._database.close()
             raise
-
-    def _prepare(self, path: bytes) -> None:
-        try:
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            self._database.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise UsageError(f"{shown(path)} is not a journal of dcmpool: {error}") from error
-        if version > _VERSION:
-            raise UsageError(
-                f"the journal is of a newer dcmpool (schema {version}, this one knows {_VERSION}): update dcmpool"
-            )
-        self._database.execute("PRAGMA synchronous = FULL")
-        if version == 0:
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the connection; the last one folds the write-ahead log into the database."""
         self._database.close()
 
-    def begin_run(self, source: bytes, target: bytes) -> None:
-        """Record this run: its directories, absolute."""
+    def begin_run(self, source: bytes, target: bytes, settings: str = "") -> None:
+        """Record this run: its directories, absolute, and its settings as JSON."""
         with _transaction(self._database):
             self._database.execute(
-                "INSERT OR IGNORE INTO runs (run, judge, source, target, complete) VALUES (?, ?, ?, ?, 0)",
-                (self._run, self._judge, source, target),
+                "INSERT OR IGNORE INTO runs (run, judge, source, target, complete, begun, settings) "
+                "VALUES (?, ?, ?, ?, 0, ?, ?)",
+                (self._run, self._judge, source, target, time.time(), settings),
             )
+
+    def add_versions(self, versions: dict[str, str]) -> None:
+        """Record what this run is made of: package to version."""
+        with _transaction(self._database):
+            text = msgspec.json.encode(versions).decode()
+            self._database.execute("UPDATE runs SET versions = ? WHERE run = ?", (text, self._run))
 
     def directories(self) -> tuple[bytes, bytes] | None:
         """Return SOURCE and TARGET of the last run, None before the first."""
         found = self._database.execute("SELECT source, target FROM runs ORDER BY number DESC LIMIT 1").fetchone()
         return (found[0], found[1]) if found and all(isinstance(path, bytes) for path in found) else None
 
-    def end_run(self, exit_code: int, *, complete: bool) -> None:
+    def end_run(self, exit_code: int, totals: Totals, *, complete: bool) -> None:
         """Record how this run ended: in order, so that no attempt of it died under way, whatever it left undone."""
         with _transaction(self._database):
             self._database.execute("DELETE FROM begun WHERE run = ?", (self._run,))
             self._database.execute(
-                "UPDATE runs SET exit_code = ?, complete = ? WHERE run = ?", (exit_code, complete, self._run)
+                "UPDATE runs SET exit_code = ?, complete = ?, ended = ?, totals = ? WHERE run = ?",
+                (exit_code, complete, time.time(), msgspec.json.encode(totals).decode(), self._run),
             )
 
     def find(self, path: bytes) -> Row | None:
         """Return the row of a path; none that was damaged."""
-        found = self._database.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
-        return _row(found) if found else None
+        found = self._database.execute(f"SELECT {COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
+        return row_of(found) if found else None
 
     def results(self) -> Iterator[tuple[bytes, Row | None]]:
         """Give the path and row of all files that have a result of their own, by path; None for a damaged row."""
-        wanted = f"SELECT {_COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL ORDER BY path"  # noqa: S608
+        wanted = f"SELECT {COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL ORDER BY path"  # noqa: S608
         for found in self._database.execute(wanted):
-            yield found[0], _row(found)
+            yield found[0], row_of(found)
+
+    def known(self) -> int:
+        """Return how many files earlier runs have settled."""
+        (count,) = self._database.execute("SELECT count(*) FROM files WHERE run <> ?", (self._run,)).fetchone()
+        return int(count)
+
+    def paths_of_earlier_runs(self) -> Iterator[bytes]:
+        """Give the paths that this run has not settled, in order; others may write meanwhile, and for long."""
+        last = b""
+        while True:
+            found = self._database.execute(
+                "SELECT path FROM files WHERE path > ? AND run <> ? ORDER BY path LIMIT 1000", (last, self._run)
+            ).fetchall()
+            yield from (path for (path,) in found)
+            if not found:
+                return
+            last = found[-1][0]
+
+    def end_walk(self, gone: Iterable[bytes]) -> None:
+        """Keep which files of earlier runs are no longer in SOURCE; forget what other walks over all of it have met."""
+        old = "SELECT EXISTS (SELECT 1 FROM notes WHERE run <> ?) OR EXISTS (SELECT 1 FROM gone)"
+        if self._database.execute(old, (self._run,)).fetchone()[0]:
+            with _transaction(self._database):
+                self._database.execute("DELETE FROM notes WHERE run <> ?", (self._run,))
+                self._database.execute("DELETE FROM gone")
+        paths = iter(gone)
+        while batch := [(path,) for path in islice(paths, 1000)]:
+            with _transaction(self._database):  # not one over all: whoever commits results waits for it
+                self._database.executemany("INSERT OR IGNORE INTO gone VALUES (?)", batch)
+
+    def note(self, notes: Iterable[Noted]) -> None:
+        """Keep what a walk met that is no job."""
+        with _transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)",
+                [(note.path, note.kind, note.reason, self._run) for note in notes],
+            )
 
     def interruptions(self, path: bytes) -> int:
         """Return how many attempts at a path were under way when their run died."""
@@ -214,22 +245,21 @@ class Journal:
 
     def _write(self, rows: Iterable[Row], forget: Iterable[bytes] = ()) -> None:
         rows = list(rows)
-        marks = ", ".join("?" * len(Row.__struct_fields__))
         over = [(row.path,) for row in rows]
         with _transaction(self._database):
-            self._database.executemany(
-                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants
-                [msgspec.structs.astuple(row) for row in rows],
-            )
+            self._database.executemany(_INSERT, [msgspec.structs.astuple(row) for row in rows])
             self._database.executemany("DELETE FROM intents WHERE path = ?", over + [(path,) for path in forget])
-            self._database.executemany("DELETE FROM begun WHERE path = ?", over)
+            for table in ("begun", "notes"):
+                self._database.executemany(f"DELETE FROM {table} WHERE path = ?", over)  # noqa: S608 - constants
 
     def _result_row(self, result: Result) -> Row:
         written = result.written
+        attempts = msgspec.json.encode(result.attempts).decode()
         return Row(
-            result.path, written.source_size, written.source_mtime_ns, written.outcome, None, "",
-            written.transfer_syntax_uid, written.engine, "[]", written.size, written.mtime_ns,
+            result.path, written.source_size, written.source_mtime_ns, written.outcome, None, "; ".join(written.notes),
+            written.transfer_syntax_uid, written.engine, attempts, written.size, written.mtime_ns,
             written.native_bytes, written.digest, written.seconds, self._run, self._judge,
+            time.time(), written.write_seconds, result.confirmed_by,
         )  # fmt: skip
 
     def _ending_row(self, ending: Ending) -> Row:
@@ -239,6 +269,7 @@ class Journal:
         return Row(
             ending.path, ending.size, ending.mtime_ns, ending.outcome, ending.kind, ending.reason,
             ending.transfer_syntax_uid, engine, attempts, None, None, 0, "", seconds, self._run, self._judge,
+            time.time(),
         )  # fmt: skip
 
 
@@ -252,7 +283,8 @@ def _may_end_otherwise(attempt: Attempt) -> bool:
     return attempt.kind is FailureKind.MEMORY
 
 
-def _row(columns: tuple[object, ...]) -> Row | None:
+def row_of(columns: tuple[object, ...]) -> Row | None:
+    """Return what a SELECT of COLUMNS gave; None if it was damaged."""
     try:
         row = msgspec.convert(dict(zip(Row.__struct_fields__, columns, strict=True)), Row)
         row.ending()

@@ -26,6 +26,7 @@ from dcmpool.protocol import (
     More,
     Result,
     Settle,
+    Totals,
     Written,
 )
 from dcmpool.report import Tally
@@ -49,8 +50,8 @@ class Ledger:
         """Since when nothing can be done but wait for the walk."""
         self.held: list[Result] = []
         self._held_since: float | None = None
-        self.committing: dict[int, tuple[Job, Result, bool]] = {}
-        """By job: its result, and whether a second engine confirmed it."""
+        self.committing: dict[int, tuple[Job, Result]] = {}
+        """By job: its result."""
         self.settling: dict[int, Ending] = {}
 
     @property
@@ -60,10 +61,22 @@ class Ledger:
 
     # --- telling
 
-    def commit(self, job: Job, temp: bytes, written: Written, now: float, *, confirmed: bool = False) -> None:
-        """Have a result get its final name; `confirmed` by a second engine."""
-        result = Result(job.id, job.path, temp, written)
-        self.committing[job.id] = (job, result, confirmed)
+    def commit(
+        self,
+        job: Job,
+        temp: bytes,
+        written: Written,
+        now: float,
+        *,
+        confirmed_by: str = "",
+        asked: tuple[Attempt, ...] = (),
+    ) -> None:
+        """Have a result get its final name.
+
+        `confirmed_by` is the engine of a second opinion, `asked` are the attempts to get one that failed.
+        """
+        result = Result(job.id, job.path, temp, written, (*job.attempts, *asked), confirmed_by)
+        self.committing[job.id] = (job, result)
         self.held.append(result)
         self._held_since = self._held_since or now
 
@@ -111,9 +124,9 @@ class Ledger:
             self._tell(More(self._jobs.credit_owed))
             self._jobs.credit_owed = 0
 
-    def finish(self, exit_code: int, now: float, *, complete: bool) -> None:
+    def finish(self, exit_code: int, now: float, *, complete: bool, totals: Totals) -> None:
         """Have the clerk sweep up and end."""
-        self._tell(Finish(exit_code, complete))
+        self._tell(Finish(exit_code, complete, totals))
         self._owes_since = now
 
     # --- hearing
@@ -131,7 +144,7 @@ class Ledger:
         self._jobs.walk_again()
         self._tell(More(max(0, self._scan_ahead - self._jobs.holding_credit)))
         self._drop_held()
-        for _, result, _ in self.committing.values():
+        for _, result in self.committing.values():
             self._tell(Commit((result,)))
         for ending in self.settling.values():
             self._tell(Settle((ending,)))
@@ -154,15 +167,15 @@ class Ledger:
         if ending := self.settling.pop(number, None):
             self._jobs.over(ending.path)
         elif entry := self.committing.pop(number, None):
-            job, result, confirmed = entry
+            job, result = entry
             self._jobs.over(job.path)
-            self._tally.result(result, job.attempts, confirmed=confirmed)
+            self._tally.result(result)
 
     def _commit_failed(self, failure: CommitFailure, now: float) -> str:
         entry = self.committing.pop(failure.job, None)
         if entry is None:
             return ""
-        job, result, _ = entry
+        job, result = entry
         if RETRY[failure.kind].then is Then.STOP:
             self._jobs.over(job.path)
             return failure.reason

@@ -81,6 +81,8 @@ class FailureKind(StrEnum):
     """The target cannot be written (permission, I/O error)."""
     EXISTS = "EXISTS"
     """The target holds a file that dcmpool did not write."""
+    LINKED = "LINKED"
+    """In place: the file has several names (hard links), and replacing one would split it from the others."""
     NO_SPACE = "NO_SPACE"
     """The target's storage is full."""
     LOST = "LOST"
@@ -121,6 +123,7 @@ RETRY: dict[FailureKind, Rule] = {
     FailureKind.CHANGED: Rule(Then.LATER),
     FailureKind.WRITE: Rule(Then.AGAIN),
     FailureKind.EXISTS: Rule(Then.NEVER),
+    FailureKind.LINKED: Rule(Then.NEVER),
     FailureKind.NO_SPACE: Rule(Then.STOP),
     FailureKind.LOST: Rule(Then.NEVER, retire=True),
 }

@@ -76,9 +76,10 @@ class Opinions:
             self._waiting.remove(found)
         return found
 
-    def confirmed(self, unchecked: Unchecked, now: float) -> None:
+    def confirmed(self, unchecked: Unchecked, engine: str, now: float) -> None:
         """A second engine gives the same picture."""
-        self._ledger.commit(unchecked.job, unchecked.temp, unchecked.written, now, confirmed=True)
+        asked = tuple(unchecked.attempts)
+        self._ledger.commit(unchecked.job, unchecked.temp, unchecked.written, now, confirmed_by=engine, asked=asked)
 
     def not_had(self, unchecked: Unchecked, attempt: Attempt, now: float, *, exhausted: bool = False) -> None:
         """A second engine differs, or gives no opinion: then another is asked, as long as there is one."""

@@ -17,6 +17,13 @@ class Others(StrEnum):
     SKIP = "skip"
 
 
+class WhatOfLinks(StrEnum):
+    """What becomes of files with several names, in place."""
+
+    REFUSE = "refuse"
+    SPLIT = "split"
+
+
 _UNITS = {"K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
 _SPANS = {"S": 1, "M": 60, "H": 3600, "D": 86400}
 
@@ -115,9 +122,16 @@ SandboxMode = Annotated[str | None, typer.Option(metavar="MODE", help="auto, req
 EvidenceCopy = Annotated[
     bool, typer.Option("--evidence-copy", help="Keep a copy of each file whose worker was killed.", hidden=True)
 ]
+Backup = Annotated[str | None, typer.Option(metavar="DIR", help="In place: keep each original in DIR.")]
+HardLinks = Annotated[
+    WhatOfLinks | None, typer.Option(metavar="HOW", help="In place, hard links: refuse or split. [refuse]")
+]
 FilesFrom = Annotated[str | None, typer.Option(metavar="LIST", help="Only these files, a path a line; - is stdin.")]
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"{', '.join(p for p in profiles() if p != 'default')}.")
+]
+RetryFailed = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Do failures of earlier runs again: all, or a kind.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of your own, TOML.")]
 Events = Annotated[str | None, typer.Option(metavar="FILE", help="Write all that happens as JSON Lines; - is stdout.")]

@@ -44,6 +44,7 @@ from dcmpool.protocol import (
     Scanned,
     Stopped,
     Surveyed,
+    Totals,
     Wants,
     Written,
 )
@@ -143,7 +144,7 @@ class Pool:
     def welcome_clerk(self, now: float) -> None:
         """Tell a clerk what it may send, and what an earlier one has not acknowledged; or that all is over."""
         if self._finishing:
-            self.ledger.finish(self.exit_code, now, complete=not self.draining)
+            self._tell_finish(now)
         else:
             self.ledger.welcome(now)
 
@@ -164,7 +165,7 @@ class Pool:
             case Earlier():
                 self.tally.ending(message.ending, earlier=True)
             case Scanned():
-                self.tally.walked(message.files, message.bytes, message.settled, message.settled_bytes)
+                self.tally.walked(message)
                 self.jobs.walked = message.complete
             case Committed():
                 for reason in self.ledger.committed(message, now):
@@ -216,14 +217,15 @@ class Pool:
             self._endings.lost(worker, now)
         self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
-        self.ledger.send_held(now, at_once=self.draining)
+        # In place, what is held keeps others from beginning; what comes while the clerk is busy is one transaction too.
+        self.ledger.send_held(now, at_once=self.draining or self._in_place)
         self._brake(now, wall)
         if self.state == "running":
             self.crew.dismiss_surplus(self._wanted, now)
             if self._is_open:
                 self._launch_missing(now)
         if self.state == "running":  # which the launch of one child too many ends
-            self._dispatcher.dispatch(now)
+            self._dispatcher.dispatch(now, self._wanted - len(self.ledger.committing))
         if not self.draining:
             self.ledger.pay_credit()
         elif not was_draining:
@@ -361,4 +363,17 @@ class Pool:
             self.crew.retire(worker, now)
         if self.crew.living == 0:
             self._finishing = True
-            self.ledger.finish(self.exit_code, now, complete=not self.draining)
+            self._tell_finish(now)
+
+    def _tell_finish(self, now: float) -> None:
+        tally = self.tally
+        totals = Totals(
+            files=tally.files_walked,
+            bytes=tally.bytes_walked,
+            counts={outcome.value: count for outcome, count in tally.counts.items() if count},
+            kills=self.crew.kills,
+            retries=tally.retries,
+            gone=tally.gone,
+            stopped=self.stopped,
+        )
+        self.ledger.finish(self.exit_code, now, complete=not self.draining, totals=totals)

@@ -21,10 +21,12 @@ from dcmpool.model import FailureKind, Outcome, Purpose, Stage
 
 MAX_FRAME_BYTES = 64 * 1024
 """The largest frame a worker may send."""
-MAX_CLERK_FRAME_BYTES = 4 * 1024 * 1024
-"""The largest frame between supervisor and clerk: a batch of 64 paths of 4,096 bytes fits many times."""
+MAX_CLERK_FRAME_BYTES = 16 * 1024 * 1024
+"""The largest frame between supervisor and clerk: a batch of 64 paths of 4,096 bytes, with all that was tried."""
 BATCH = 64
 """The most items in one message between supervisor and clerk."""
+ALL_KINDS = "all"
+"""Instead of one FailureKind: each."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -69,6 +71,8 @@ class Assign(Message, frozen=True):
     """When the child's own alarm ends it, should nobody else."""
     granted_bytes: Count
     granted_writer: bool
+    split_links: bool = False
+    """In place: whether one name of several that the file has may be replaced."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -242,6 +246,13 @@ class Open(Message, frozen=True):
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
     purpose: Purpose = Purpose.RUN
+    retry: str = ""
+    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
+    settings: str = ""
+    """The configuration as JSON, for the journal."""
+    split_links: bool = False
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
 
 
 class More(Message, frozen=True):
@@ -263,21 +274,6 @@ class Begin(Message, frozen=True):
     attempts: tuple[Begun, ...]
 
 
-class Result(msgspec.Struct, frozen=True):
-    """A complete temp file that may now get its final name."""
-
-    job: Count
-    path: bytes
-    temp: bytes
-    written: Written
-
-
-class Commit(Message, frozen=True):
-    """Rename, sync the directories, then journal."""
-
-    results: tuple[Result, ...]
-
-
 class Attempt(msgspec.Struct, frozen=True):
     """How one try ended."""
 
@@ -286,6 +282,25 @@ class Attempt(msgspec.Struct, frozen=True):
     reason: str
     stage: str
     seconds: float
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A complete temp file that may now get its final name."""
+
+    job: Count
+    path: bytes
+    temp: bytes
+    written: Written
+    attempts: tuple[Attempt, ...] = ()
+    """Those that failed before."""
+    confirmed_by: str = ""
+    """The engine whose second opinion it was; "" if none was asked, or none could be had."""
+
+
+class Commit(Message, frozen=True):
+    """Rename, sync the directories, then journal."""
+
+    results: tuple[Result, ...]
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -330,11 +345,27 @@ class Keep(Message, frozen=True):
     """The source, if a copy of it is to be kept too."""
 
 
+class Totals(msgspec.Struct, frozen=True):
+    """What a run has seen and done, for the journal."""
+
+    files: Count = 0
+    """Those that the walk met."""
+    bytes: Count = 0
+    counts: dict[str, Count] = {}
+    """By outcome."""
+    kills: Count = 0
+    retries: Count = 0
+    gone: Count = 0
+    stopped: str = ""
+    """Why it ended before its work did."""
+
+
 class Finish(Message, frozen=True):
     """All is sent: write what is left, close the journal and end."""
 
     exit_code: int
     complete: bool
+    totals: Totals = Totals()
 
 
 # --- clerk -> supervisor
@@ -411,6 +442,8 @@ class Scanned(Message, frozen=True):
     settled: Count
     complete: bool
     settled_bytes: Count = 0
+    gone: Count = 0
+    """Files of earlier runs that are no longer in SOURCE: known at the end of a walk over all of it."""
 
 
 class CommitFailure(msgspec.Struct, frozen=True):

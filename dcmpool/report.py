@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from dcmpool.actions import Action, Happened
 from dcmpool.events import FileEnded, FileRetried, Tried
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.protocol import Attempt, Ending, Noted, Result
+from dcmpool.protocol import Attempt, Ending, Noted, Result, Scanned
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -41,6 +41,8 @@ class Report(msgspec.Struct, frozen=True):
     exit_code: int
     stopped: str = ""
     """Why the run ended before its work did; "" if it did not."""
+    gone: int = 0
+    """Files of earlier runs that are no longer in SOURCE."""
 
     def to_json(self) -> str:
         """Return one JSON object; what is not UTF-8 in a file name comes as lone surrogates, as Python has them."""
@@ -57,6 +59,7 @@ class Report(msgspec.Struct, frozen=True):
             "kills": self.kills,
             "retries": self.retries,
             "confirmed": self.confirmed,
+            "gone": self.gone,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
             "stopped": self.stopped,
@@ -77,6 +80,8 @@ class Tally:
         self.native_bytes = self.source_bytes = self.settled_bytes = 0
         self.retries = self.confirmed = self.failed_earlier = 0
         self.files_walked = self.bytes_walked = 0
+        self.gone = 0
+        """Files of earlier runs that are no longer in SOURCE."""
 
     @property
     def ended(self) -> int:
@@ -88,19 +93,20 @@ class Tally:
         """How many files have failed in this run."""
         return len(self.failed) - self.failed_earlier
 
-    def walked(self, files: int, size: int, settled: int, settled_bytes: int = 0) -> None:
+    def walked(self, totals: Scanned) -> None:
         """Take the walk's totals so far; a restarted clerk begins again at nothing."""
-        self.files_walked = max(self.files_walked, files)
-        self.bytes_walked = max(self.bytes_walked, size)
-        self.counts[Outcome.SETTLED] = max(self.counts[Outcome.SETTLED], settled)
-        self.settled_bytes = max(self.settled_bytes, settled_bytes)
+        self.gone = totals.gone
+        self.files_walked = max(self.files_walked, totals.files)
+        self.bytes_walked = max(self.bytes_walked, totals.bytes)
+        self.counts[Outcome.SETTLED] = max(self.counts[Outcome.SETTLED], totals.settled)
+        self.settled_bytes = max(self.settled_bytes, totals.settled_bytes)
 
-    def result(self, result: Result, attempts: Sequence[Attempt] = (), *, confirmed: bool = False) -> None:
-        """Count a file whose result is durable, after these attempts without one; `confirmed` by a second engine."""
+    def result(self, result: Result) -> None:
+        """Count a file whose result is durable."""
         written = result.written
-        self._emit(Happened(_file(result, attempts, confirmed=confirmed)))
+        self._emit(Happened(_file(result)))
         self._count(written.outcome, written.transfer_syntax_uid)
-        self.confirmed += confirmed
+        self.confirmed += bool(result.confirmed_by)
         self.native_bytes += written.native_bytes
         self.source_bytes += written.source_size
         if written.outcome is Outcome.KEPT:
@@ -162,6 +168,7 @@ class Tally:
             kills=kills,
             retries=self.retries,
             confirmed=self.confirmed,
+            gone=self.gone,
             seconds=seconds,
             exit_code=exit_code,
             stopped=stopped,
@@ -187,7 +194,7 @@ def _tried(attempt: Attempt) -> Tried:
     )
 
 
-def _file(result: Result, attempts: Sequence[Attempt], *, confirmed: bool) -> FileEnded:
+def _file(result: Result) -> FileEnded:
     written = result.written
     return FileEnded(
         path=os.fsdecode(result.path),
@@ -200,9 +207,9 @@ def _file(result: Result, attempts: Sequence[Attempt], *, confirmed: bool) -> Fi
         digest=written.digest,
         seconds=round(written.seconds, 4),
         write_seconds=round(written.write_seconds, 4),
-        confirmed=confirmed,
+        confirmed=bool(result.confirmed_by),
         notes=written.notes,
-        attempts=tuple(_tried(attempt) for attempt in attempts),
+        attempts=tuple(_tried(attempt) for attempt in result.attempts),
     )
 
 

@@ -31,7 +31,7 @@ class View(Protocol):
 
 
 class Source:
-    """An open source file; `size` (bytes) and `mtime_ns` are those at opening.
+    """An open source file; `size` (bytes), `mtime_ns` and `links` (how many names it has) are those at opening.
 
     `end` is the offset after the last byte that can be read: `size`, or another once there is a view. `held` are the
     bytes in memory, from offset `held_from` on.
@@ -55,6 +55,7 @@ class Source:
         self.size = status.st_size
         self.end = status.st_size
         self.mtime_ns = status.st_mtime_ns
+        self.links = status.st_nlink
         self._view: View | None = None
         self._view_start = status.st_size
         self.held_from = 0

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from dcmpool.advice import OUTCOMES
 from dcmpool.model import Outcome
 from dcmpool.protocol import Ending
 from dcmpool.report import Line, Report
@@ -14,21 +15,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MAX_LISTED = 1000
-_WORDS = {
-    Outcome.DECOMPRESSED: "decompressed",
-    Outcome.COPIED: "copied, native already or without Pixel Data",
-    Outcome.OTHER: "copied, not DICOM",
-    Outcome.KEPT: "kept as they are, no native form",
-    Outcome.SKIPPED: "left out",
-    Outcome.SETTLED: "done in an earlier run",
-    Outcome.FAILED: "failed",
-}
 
 
 def print_summary(report: Report, console: "Console") -> None:
     """Print counts by outcome and Transfer Syntax, and every file that is not as the user will expect."""
     console.print(f"{shown_full(report.source)} -> {shown_full(report.target)}", markup=False, highlight=False)
-    for outcome, words in _WORDS.items():
+    for outcome, words in OUTCOMES.items():
         if report.counts[outcome]:
             console.print(f"{report.counts[outcome]:>10,}  {words}", markup=False, highlight=False)
     if report.by_transfer_syntax:
@@ -37,6 +29,10 @@ def print_summary(report: Report, console: "Console") -> None:
     print_lines(console, "Left out", report.skipped)
     print_lines(console, "Noted", report.notes)
     print_failures(report, console)
+    if report.gone:
+        files = "1 file of earlier runs is" if report.gone == 1 else f"{report.gone:,} files of earlier runs are"
+        gone = f"{files} no longer in SOURCE; their results are kept, and `dcmpool report` names them"
+        console.print(gone, markup=False, highlight=False, soft_wrap=True)
     pace = report.native_bytes / max(report.seconds, 0.001)
     figures = [f"{duration(report.seconds)}", f"{size(report.native_bytes)} native", f"{size(pace)}/s"]
     counts = ((report.confirmed, "confirmed by a second engine"), (report.kills, "killed"), (report.retries, "retried"))

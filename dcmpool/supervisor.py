@@ -54,8 +54,12 @@ class Task:
     in_place: bool = False
     files_from: int | None = None
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
+    backup: bytes = b""
+    """In place: the folder where originals are kept."""
     purpose: Purpose = Purpose.RUN
     """In an audit `source` is what the journal of `target` says."""
+    retry: str = ""
+    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
 
 
 class Supervisor:
@@ -238,6 +242,10 @@ class Supervisor:
             judge=self._judge,
             again=False,
             purpose=self._task.purpose,
+            retry=self._task.retry,
+            settings=msgspec.json.encode(self._config).decode(),
+            split_links=self._config.work.hard_links == "split",
+            backup=self._task.backup,
         )
         stdin = DEVNULL if listed is None else listed
         return ClerkLink(

@@ -23,6 +23,11 @@ def words(error: Exception) -> str:
     return said.encode("utf-8", "backslashreplace").decode()
 
 
+def linked(names: int) -> str:
+    """Return why a file with several names (hard links) is not replaced in place."""
+    return f"it has {names} names (hard links), of which a result would replace this one: --hard-links split allows it"
+
+
 def size(count: float) -> str:
     """Return a number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -4,6 +4,7 @@ It has a connection to the journal of its own and waits for nobody but the super
 does not answer does not stop commits.
 """
 
+import functools
 import os
 import sqlite3
 import sys
@@ -17,9 +18,9 @@ from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
 from dcmpool.model import FailureKind, Outcome, Purpose
-from dcmpool.protocol import BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
-from dcmpool.scan import STATE_DIRECTORY, File, Note, base_of, look, walk
+from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.text import words
+from dcmpool.tree import STATE_DIRECTORY, File, Note, base_of, look, walk
 
 _FLUSH_SECONDS = 0.02
 """How long a file found waits for others to make a batch."""
@@ -44,18 +45,30 @@ class Walker:
         self._credit = credit
         self._committing = committing
         self._items: list[Item] = []
-        self._files = self._bytes = self._settled = self._settled_bytes = 0
+        self._notes: list[Noted] = []
+        self._files = self._bytes = self._settled = self._settled_bytes = self._known = self._gone = 0
         self._flushed = time.monotonic()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have the walk end where it is; called by another thread."""
+        self._stopped = True
+        self._credit.release()
 
     def run(self) -> None:
         """Walk to the end, and say so; or say why not."""
         try:
             with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
+                known = self._journal.known() if self._is_whole() else 0
                 for found in self._recorded() if self._order.purpose is Purpose.AUDIT else self._paths():
+                    if self._stopped:
+                        return
                     self._take(found)
                     if len(self._items) >= BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
                         self._flush()
                 self._flush()
+                if self._is_whole():
+                    self._journal.end_walk(self._missing() if self._known < known else ())
             self._report(complete=True)
         except (sqlite3.Error, DcmpoolError) as error:
             self._send(Stopped(f"the journal cannot be read: {words(error)}", fatal=False))
@@ -72,6 +85,22 @@ class Walker:
             return walk(self._order.source, target=None)
         exists = self._order.purpose is not Purpose.SURVEY or os.path.isdir(self._target.root)
         return walk(self._order.source, target=self._target.root if exists else b"")
+
+    def _is_whole(self) -> bool:
+        """Whether this walk meets all of SOURCE, so that what it does not meet is gone."""
+        return self._order.purpose is Purpose.RUN and not self._order.listed and os.path.isdir(self._order.source)
+
+    def _missing(self) -> Iterator[bytes]:
+        """Yield the files of earlier runs that are no longer there; looks at directories alone, once each."""
+        names_in = functools.lru_cache(maxsize=64)(_names_in)  # in the order of paths, only those above one come again
+        for path in self._journal.paths_of_earlier_runs():
+            directory, name = os.path.split(os.path.join(self._order.source, path))
+            names = names_in(directory)
+            if names is not None and name not in names:
+                self._gone += 1
+                yield path
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._flush()
 
     def _recorded(self) -> Iterator[Item | Note]:
         """Yield the results that are to be checked again."""
@@ -113,7 +142,7 @@ class Walker:
 
     def _take(self, found: File | Note | Item) -> None:
         if isinstance(found, Note):
-            self._send(Noted(found.path, found.kind, found.reason))
+            self._note(Noted(found.path, found.kind, found.reason))
             return
         self._files += 1
         self._bytes += found.size
@@ -126,6 +155,7 @@ class Walker:
         row = self._journal.find(found.path)
         if row is not None and self._journal.is_of_this_run(row):
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
+        self._known += row is not None
         if row is not None and self._is_settled(found, row):
             if row.kind is not None:
                 self._send(Earlier(row.ending()))
@@ -135,11 +165,16 @@ class Walker:
             return
         obstacle = self._target.obstacle(found.path, row)
         if obstacle is not None and obstacle.kind is not FailureKind.EXISTS:
-            self._send(Noted(found.path, obstacle.kind, obstacle.reason))
+            self._note(Noted(found.path, obstacle.kind, obstacle.reason))
             return
         interruptions = self._journal.interruptions(found.path)
         exists = obstacle.reason if obstacle else ""
         self._offer(Item(found.path, found.size, found.mtime_ns, interruptions, exists))
+
+    def _note(self, note: Noted) -> None:
+        self._send(note)
+        if self._order.purpose is Purpose.RUN:
+            self._notes.append(note)
 
     def _offer(self, item: Item) -> None:
         """Add a job, once the supervisor has room for it."""
@@ -150,12 +185,13 @@ class Walker:
 
     def _is_settled(self, found: File, row: Row) -> bool:
         """Whether a file needs nothing more: same source, a final outcome, and the result stands as written."""
-        if self._order.in_place and (found.size, found.mtime_ns) == (row.result_size, row.result_mtime_ns):
+        as_written = (found.size, found.mtime_ns) == (row.result_size, row.result_mtime_ns)
+        if self._order.in_place and row.kind is None and as_written:
             return True
         if (found.size, found.mtime_ns) != (row.size, row.mtime_ns) or row.outcome is Outcome.SKIPPED:
             return False
         if row.kind is not None:
-            return self._journal.is_content(row)
+            return self._order.retry not in (row.kind, ALL_KINDS) and self._journal.is_content(row)
         if row.result_size is None:
             return self._order.in_place
         try:
@@ -170,6 +206,9 @@ class Walker:
                 self._send_items()
         else:
             self._send_items()
+        if self._notes:
+            self._journal.note(self._notes)
+            self._notes.clear()
         self._report(complete=False)
         self._flushed = time.monotonic()
 
@@ -187,4 +226,15 @@ class Walker:
             self._items.clear()
 
     def _report(self, *, complete: bool) -> None:
-        self._send(Scanned(self._files, self._bytes, self._settled, complete, self._settled_bytes))
+        totals = (self._files, self._bytes, self._settled)
+        self._send(Scanned(*totals, complete, self._settled_bytes, self._gone))
+
+
+def _names_in(directory: bytes) -> frozenset[bytes] | None:
+    """Return the names in a directory, none if there is no such one; None if nobody can know them."""
+    try:
+        return frozenset(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError:
+        return None

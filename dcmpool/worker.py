@@ -8,7 +8,6 @@ or a codec does here ends as one message, or as this process's death.
 """
 
 import contextlib
-import errno
 import functools
 import os
 import time
@@ -16,8 +15,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dcmpool import audit, engines, native, verify
-from dcmpool.errand import FULL, STREAM_BYTES, UID_CHARACTERS, Channel, Errand
+from dcmpool import audit, engines, native, replica, verify
+from dcmpool.errand import STREAM_BYTES, UID_CHARACTERS, Channel, Errand
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
 from dcmpool.model import FailureKind, Outcome, Stage, stored_time
@@ -35,6 +34,7 @@ from dcmpool.protocol import (
 )
 from dcmpool.source import Source, open_source
 from dcmpool.survey import Surveying
+from dcmpool.text import linked
 
 
 class Attempt(Errand):
@@ -53,6 +53,8 @@ class Attempt(Errand):
                 return self._left(source, instance, Outcome.SKIPPED, "not a DICOM file")
             if self._order.in_place and instance.outcome is not Outcome.DECOMPRESSED:
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
+            if self._order.in_place and source.links > 1 and not self._order.split_links:
+                raise Fault(FailureKind.LINKED, linked(source.links))
             if instance.flaw and not self._order.engine:
                 # An engine that the user names is heard first: that is how one finds what makes a loop hang.
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
@@ -101,7 +103,7 @@ class Attempt(Errand):
                 written = native.write_native(fd, source, instance, frames)
             else:
                 written = native.write_copy(fd, source)
-            _take_over_metadata(fd, source)
+            lost = replica.take_over(fd, source.fd, exact=self._order.in_place)
             if self._order.durable:
                 os.fsync(fd)
             self._write_seconds = time.monotonic() - begun
@@ -128,7 +130,7 @@ class Attempt(Errand):
             digest=written.digest,
             seconds=time.monotonic() - self._begun,
             write_seconds=self._write_seconds,
-            notes=instance.notes[:16],
+            notes=(*instance.notes, *(lost if self._order.in_place else ()))[:16],
         )
 
     def _left(self, source: Source, instance: Instance, outcome: Outcome, reason: str) -> Left:
@@ -201,28 +203,6 @@ def _scratch() -> Path:
     scratch = Path(os.environ["TMPDIR"])
     scratch.mkdir(mode=0o700, exist_ok=True)
     return scratch
-
-
-def _take_over_metadata(fd: int, source: Source) -> None:
-    """Give the result its source's owner, mode and modification time, as far as user and file system allow."""
-    status, own = os.fstat(source.fd), os.fstat(fd)
-    if (status.st_uid, status.st_gid) != (own.st_uid, own.st_gid):
-        with _unless_storage_fails():
-            os.fchown(fd, status.st_uid, status.st_gid)
-    with _unless_storage_fails():
-        os.fchmod(fd, status.st_mode & 0o777)
-    with _unless_storage_fails():
-        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-@contextlib.contextmanager
-def _unless_storage_fails() -> Iterator[None]:
-    """Pass over every refusal: EPERM for most users, EINVAL in a user namespace, EOPNOTSUPP on some network storage."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (*FULL, errno.EIO):
-            raise
 
 
 def errand(order: Assign | Check | Survey, channel: Channel, board: int) -> Errand:

@@ -136,18 +136,20 @@ class Command:
         *arguments: str | bytes | os.PathLike[str],
         environment: dict[str, str | None] | None = None,
         powerless: bool = False,
+        under: Sequence[str] = (),
         cwd: Path | None = None,
         **options: Any,
     ) -> Running:
         """Start `python -m dcmpool ARGUMENTS` with both outputs captured.
 
         `environment` is put over this process's own (None removes a variable). `powerless` takes from root the
-        power to pass over file permissions. Other `options` go to subprocess.Popen.
+        power to pass over file permissions. `under` is a command that runs the command. Other `options` go to
+        subprocess.Popen.
         """
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         if powerless:
             options["preexec_fn"] = drop_power_over_permissions
-        command = [sys.executable, "-m", "dcmpool", *arguments]
+        command = [*under, sys.executable, "-m", "dcmpool", *arguments]
         process = subprocess.Popen(command, cwd=cwd or self.path, env=self.variables(environment), **options)
         return Running(process, self.mark)
 

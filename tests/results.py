@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcmpool.backup import Backup
 from dcmpool.commit import Target
 from dcmpool.journal import Journal
 from dcmpool.model import Outcome
@@ -20,13 +21,17 @@ class Place:
     root: Path
     in_place: bool = False
     overwrite: bool = False
+    split_links: bool = False
+    backup: Path | None = None
 
     def __post_init__(self) -> None:
         os.makedirs(self.target.temp, exist_ok=True)
 
     @property
     def target(self) -> Target:
-        return Target(os.fsencode(self.root), self.in_place, self.overwrite, durable=True)
+        root = os.fsencode(self.root)
+        kept = Backup(os.fsencode(self.backup), root, durable=True) if self.backup else None
+        return Target(root, self.in_place, self.overwrite, True, self.split_links, kept)
 
     def journal(self, run: str = "run1", judge: str = "1.0") -> Journal:
         """Open its journal."""
@@ -67,8 +72,15 @@ class Place:
         return {
             str(path.relative_to(self.root)): path.read_text()
             for path in found
-            if ".dcmpool" not in path.relative_to(self.root).parts
+            if not {".dcmpool", ".kept"} & set(path.relative_to(self.root).parts)
         }
+
+    def kept(self) -> dict[str, str]:
+        """Return the originals that are kept, with their content."""
+        if self.backup is None:
+            return {}
+        found = (path for path in self.backup.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.backup)): path.read_text() for path in found}
 
     def temps(self) -> list[bytes]:
         """Return what is left in the temp folder."""

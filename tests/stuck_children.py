@@ -70,7 +70,8 @@ def serve_child(channel_fd: int, board: int) -> None:
     honest = engines.decode
 
     def decode(name: str, instance: Any, source: Any, scratch: Path) -> Any:
-        stuck = STUCK.get(Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem)
+        stem = Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem
+        stuck = STUCK.get(stem.removesuffix(f"_with_{name}"))
         return stuck() if stuck else honest(name, instance, source, scratch)
 
     def inspected(source: Any, **how: bool) -> Any:

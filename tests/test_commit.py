@@ -1,8 +1,8 @@
 """Final names in TARGET, on real directories: nothing foreign is replaced, nothing is lost, whenever it all dies."""
 
+import dataclasses
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dcmpool import _os
+from dcmpool import _os, replica
+from dcmpool.backup import Backup
 from dcmpool.commit import is_as_written
 from dcmpool.journal import Journal
 from dcmpool.model import FailureKind
@@ -273,6 +274,36 @@ def test_in_place_a_commit_may_be_repeated(series: Place, own_journal: Journal) 
     assert series.files() == {"CT": "pixels"}
 
 
+def test_in_place_a_name_that_was_given_since_keeps_a_result_away(series: Place, own_journal: Journal) -> None:
+    """The worker has seen one name alone; a result would now split two."""
+    os.link(series.put("CT", "old"), series.root / "second")
+    ((kind, reason),) = failed(series, own_journal, series.result("CT", "pixels"))
+    assert (kind, "2 names" in reason) == (FailureKind.LINKED, True)
+    series = Place(series.root, in_place=True, split_links=True)
+    assert series.target.commit([series.result("CT", "pixels")], own_journal) == ([1], [])
+    assert series.files() == {"CT": "pixels", "second": "old"}
+
+
+class SlowBackup(Backup):
+    """One that takes so long that the original is another file meanwhile."""
+
+    def keep(self, path: bytes, mark: bytes) -> None:
+        super().keep(path, mark)
+        os.unlink(os.path.join(self.tree, path))
+        Path(os.fsdecode(os.path.join(self.tree, path))).write_text("another file")
+
+
+def test_in_place_an_original_that_changes_while_it_is_kept_is_left_alone(series: Place, own_journal: Journal) -> None:
+    """There is a last look right before the rename."""
+    series.put("CT", "old")
+    kept = SlowBackup(os.fsencode(series.root / ".kept"), os.fsencode(series.root), durable=True)
+    target = dataclasses.replace(series.target, backup=kept)
+    done, failures = target.commit([series.result("CT", "pixels")], own_journal)
+    assert (done, [failure.kind for failure in failures]) == ([], [FailureKind.CHANGED])
+    assert series.files() == {"CT": "another file"}
+    assert series.temps() == []
+
+
 # --- across file systems, full storage
 
 
@@ -362,6 +393,8 @@ class Scene:
     overwrite: bool
     across: bool
     """Whether the temp folder is on another file system."""
+    backup: str
+    """In place: whether originals are kept: "", "linked" or "copied" (on another file system)."""
     before: tuple[str, ...]
     """For each result: what has its name: "nothing", "ours", "foreign" or (in place) "source"."""
 
@@ -369,8 +402,10 @@ class Scene:
         """Make it on disk; the results of each scene differ from what stands there in content and size."""
         if self.across:
             (root / ".dcmpool").mkdir()
-            (root / ".dcmpool" / "tmp").symlink_to(elsewhere)
-        place = Place(root, self.in_place, self.overwrite)
+            (elsewhere / "tmp").mkdir()
+            (root / ".dcmpool" / "tmp").symlink_to(elsewhere / "tmp")
+        kept = {"": None, "linked": root / ".kept", "copied": elsewhere / "kept"}[self.backup]
+        place = Place(root, self.in_place, self.overwrite, backup=kept)
         results = []
         with closing(place.journal("run0")) as journal:
             for number, kind in enumerate(self.before):
@@ -393,6 +428,7 @@ SCENES = st.booleans().flatmap(
         st.just(in_place),
         st.just(False) if in_place else st.booleans(),
         st.booleans(),
+        st.sampled_from(["", "linked", "copied"]) if in_place else st.just(""),
         st.lists(
             st.just("source") if in_place else st.sampled_from(["nothing", "ours", "foreign"]), min_size=1, max_size=3
         ).map(tuple),
@@ -406,11 +442,11 @@ def dying_at(step: int, journal: Journal) -> Iterator[None]:
     left = step
 
     def dies_around(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
             nonlocal left
             for when in ("before", "after"):
                 if when == "after":
-                    value = function(*arguments)
+                    value = function(*arguments, **named)
                 if left == 0:
                     os._exit(77)
                 left -= 1
@@ -420,7 +456,9 @@ def dying_at(step: int, journal: Journal) -> Iterator[None]:
 
     os.rename = dies_around(os.rename)
     os.unlink = dies_around(os.unlink)
-    shutil.copy2 = dies_around(shutil.copy2)
+    os.link = dies_around(os.link)
+    os.mkdir = dies_around(os.mkdir)
+    replica.take_over = dies_around(replica.take_over)
     _os.sync_directory = dies_around(_os.sync_directory)
     for name in ("intend", "settle", "resolve"):
         setattr(journal, name, dies_around(getattr(journal, name)))
@@ -462,9 +500,10 @@ _SLOW = settings(deadline=None, max_examples=4, suppress_health_check=[HealthChe
 
 
 @given(SCENES)
-@example(Scene(False, False, False, ("nothing", "ours", "foreign")))
-@example(Scene(False, False, True, ("ours", "nothing")))
-@example(Scene(True, False, False, ("source", "source")))
+@example(Scene(False, False, False, "", ("nothing", "ours", "foreign")))
+@example(Scene(False, False, True, "", ("ours", "nothing")))
+@example(Scene(True, False, False, "linked", ("source", "source")))
+@example(Scene(True, False, True, "copied", ("source", "source")))
 @_SLOW
 def test_a_clerk_that_dies_at_any_step_is_made_up_for_by_the_next(scene: Scene) -> None:
     """The same run: recover, commit again; each result has its name and its row, and nothing foreign is touched."""
@@ -487,14 +526,16 @@ def test_a_clerk_that_dies_at_any_step_is_made_up_for_by_the_next(scene: Scene) 
                 else:
                     assert result.job not in done
             assert place.files() == expected
+            assert place.kept() == before if place.backup and not again else True
             assert {f.kind for f in failures if f.job not in again} <= {FailureKind.EXISTS}
             assert (place.temps(), journal.intents()) == ([], [])
 
 
 @given(SCENES)
-@example(Scene(False, False, False, ("nothing", "ours", "foreign")))
-@example(Scene(False, False, True, ("ours", "nothing")))
-@example(Scene(True, False, False, ("source", "source")))
+@example(Scene(False, False, False, "", ("nothing", "ours", "foreign")))
+@example(Scene(False, False, True, "", ("ours", "nothing")))
+@example(Scene(True, False, False, "linked", ("source", "source")))
+@example(Scene(True, False, True, "copied", ("source", "source")))
 @_SLOW
 def test_a_run_that_dies_at_any_step_leaves_whole_files_and_a_true_journal(scene: Scene) -> None:
     """The next run: every name has the old file or the whole result, and the journal knows which."""
@@ -502,12 +543,16 @@ def test_a_run_that_dies_at_any_step_leaves_whole_files_and_a_true_journal(scene
         with closing(place.journal("run2")) as journal:
             place.target.recover(journal)
             place.target.sweep(b"run2")
-            files = place.files()
+            files, kept = place.files(), place.kept()
             for number, result in enumerate(results):
                 path, row = os.fsdecode(result.path), journal.find(result.path)
                 known = row is not None and row.digest == result.written.digest
                 assert files.pop(path, None) == (f"result {number}" if known else before.get(path))
                 assert not known or scene.replaces(number)
+                if place.backup:
+                    assert kept.get(path, "old") == "old"
+                    assert not known or path in kept, "an original that was replaced and is not kept"
+                    assert os.lstat(place.root / path).st_nlink == 1, "a backup taken for a second name"
                 before.pop(path, None)
             assert files == before
             assert (place.temps(), journal.intents()) == ([], [])

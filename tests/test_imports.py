@@ -9,8 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
     "numpy", "pydicom", "gdcm", "_gdcm", "imagecodecs", "openjpeg", "rle", "jpeg_ls", "pylibjpeg", "xxhash", "sqlite3",
+    "jinja2",
     "dcmpool.worker", "dcmpool.clerk", "dcmpool.forkserver", "dcmpool.instance", "dcmpool.native", "dcmpool.verify",
-    "dcmpool.journal", "dcmpool.commit", "dcmpool.scan", "dcmpool.source", "dcmpool.dataset", "dcmpool.engines.gdcm",
+    "dcmpool.journal", "dcmpool.commit", "dcmpool.tree", "dcmpool.source", "dcmpool.dataset", "dcmpool.engines.gdcm",
 )  # fmt: skip
 """What could block, crash or be made to run by a file."""
 _TELL = "; import sys; print(*sys.modules, sep='\\n')"

@@ -1,11 +1,14 @@
 """The journal: what goes in comes out, after any interruption, and nothing that is not ours is taken for it."""
 
+import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +16,29 @@ from hypothesis import strategies as st
 from dcmpool.errors import UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage
-from dcmpool.protocol import FROM_CLERK, Attempt, Begun, Earlier, Ending
+from dcmpool.protocol import FROM_CLERK, Attempt, Begun, Earlier, Ending, Totals
 from tests.results import MTIME_NS, Place
 
 SYNTAX = "1.2.840.10008.1.2.4.70"
+
+VERSION_1 = """
+CREATE TABLE files (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
+    outcome TEXT, kind TEXT, reason TEXT, transfer_syntax_uid TEXT, engine TEXT, attempts TEXT,
+    result_size INTEGER, result_mtime_ns INTEGER, native_bytes INTEGER, digest TEXT, seconds REAL,
+    run TEXT, judge TEXT
+) WITHOUT ROWID;
+CREATE TABLE intents (
+    path BLOB PRIMARY KEY, temp BLOB, result_size INTEGER, result_mtime_ns INTEGER, row BLOB
+) WITHOUT ROWID;
+CREATE TABLE begun (path BLOB, engine TEXT, run TEXT, PRIMARY KEY (path, run)) WITHOUT ROWID;
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY, run TEXT UNIQUE, judge TEXT, source BLOB, target BLOB,
+    exit_code INTEGER, complete INTEGER
+);
+PRAGMA user_version = 1;
+"""
+"""The tables of dcmpool 0.1.0."""
 
 
 def ending(path: bytes = b"CT", kind: FailureKind | None = FailureKind.CORRUPT) -> Ending:
@@ -106,7 +128,7 @@ def test_nothing_was_under_way_when_a_run_came_to_its_end(place: Place) -> None:
         journal.begin_run(b"/source", b"/target")
         journal.begin([Begun(b"CT", "gdcm"), Begun(b"MR", "gdcm")])
         assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (2, 1)
-        journal.end_run(130, complete=False)
+        journal.end_run(130, Totals(), complete=False)
         assert (journal.interruptions(b"CT"), journal.interruptions(b"MR")) == (1, 0)
 
 
@@ -180,7 +202,7 @@ def test_the_directories_of_the_last_run_are_known(place: Place) -> None:
         assert journal.directories() == (b"/source", b"/target")
     with closing(place.journal("run2")) as journal:
         journal.begin_run(b"/elsewhere", b"/target")
-        journal.end_run(75, complete=False)
+        journal.end_run(75, Totals(), complete=False)
     with closing(place.journal("run1")) as journal:
         journal.begin_run(b"/source", b"/target")
         assert journal.directories() == (b"/elsewhere", b"/target")
@@ -191,11 +213,105 @@ def test_a_journal_of_a_newer_program_is_refused(place: Place) -> None:
     place.journal().close()
     path = os.path.join(place.target.state, b"journal.sqlite")
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(UsageError, match=r"newer dcmpool \(schema 2, this one knows 1\)"):
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(UsageError, match=r"newer dcmpool \(schema 3, this one knows 2\)"):
         place.journal()
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+def a_journal_of_version_1(place: Place) -> str:
+    """Make a journal as the first dcmpool had it: a result, a failure, a rename under way, an attempt, a run."""
+    path = os.fsdecode(place.target.state) + "/journal.sqlite"
+    row = {
+        "path": b"CT3", "size": 3, "mtime_ns": MTIME_NS, "outcome": "decompressed", "kind": None, "reason": "",
+        "transfer_syntax_uid": SYNTAX, "engine": "gdcm", "attempts": "[]", "result_size": 6,
+        "result_mtime_ns": MTIME_NS, "native_bytes": 8, "digest": "ab", "seconds": 1.5, "run": "old", "judge": "1.0",
+    }  # fmt: skip
+    attempts = json.dumps([{"engine": "gdcm", "kind": "CORRUPT", "reason": "no", "stage": "decode", "seconds": 0.1}])
+    rows = [row | {"path": b"CT1"}, row | {"path": b"CT2", "outcome": "failed", "kind": "CORRUPT", "reason": "no"}]
+    rows[1] |= {"attempts": attempts, "result_size": None, "result_mtime_ns": None}
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(VERSION_1)
+        database.executemany(f"INSERT INTO files VALUES ({', '.join('?' * 16)})", [tuple(r.values()) for r in rows])
+        temp = os.path.join(place.target.temp, b"old-1-1-99")
+        intent = (b"CT3", temp, 6, MTIME_NS, msgspec.msgpack.encode(row))
+        database.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?)", intent)
+        database.execute("INSERT INTO begun VALUES (?, ?, ?)", (b"CT4", "gdcm", "old"))
+        database.execute("INSERT INTO runs VALUES (1, 'old', '1.0', ?, ?, NULL, 0)", (b"/source", b"/target"))
+        database.commit()
+    return path
+
+
+def test_a_journal_of_version_1_becomes_one_of_today(place: Place) -> None:
+    """With all that was in it; what was not kept then is unknown."""
+    a_journal_of_version_1(place)
+    place.put("CT3", "pixels")
+    with closing(place.journal("new")) as journal:
+        first, second = journal.find(b"CT1"), journal.find(b"CT2")
+        assert first is not None
+        assert second is not None
+        assert (first.digest, first.seconds, first.judge) == ("ab", 1.5, "1.0")
+        assert (first.ended, first.write_seconds, first.confirmed_by) == (None, None, "")
+        assert journal.is_content(second)
+        assert second.ending().attempts == (Attempt("gdcm", FailureKind.CORRUPT, "no", "decode", 0.1),)
+        assert journal.interruptions(b"CT4") == 1
+        assert journal.directories() == (b"/source", b"/target")
+        place.target.recover(journal)
+        third = journal.find(b"CT3")
+        assert third is not None
+        assert (third.result_size, third.ended) == (6, None)
+        journal.settle([place.result("CT1", "newer")], [ending(b"CT5")])
+        journal.begin_run(b"/source", b"/target", "{}")
+        journal.end_run(0, Totals(files=4), complete=True)
+    with closing(place.journal("newer")) as journal:
+        changed = journal.find(b"CT1")
+        assert changed is not None
+        assert changed.digest == b"newer".hex()
+        assert changed.ended is not None
+
+
+def test_a_migration_that_fails_leaves_the_old_journal(place: Place) -> None:
+    """All steps or none: a table that is in the way is met by the last of them."""
+    path = a_journal_of_version_1(place)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE gone (path)")
+        before = database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    with pytest.raises(sqlite3.Error, match="already exists"):
+        place.journal()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        assert database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
+
+
+def test_what_was_tried_before_a_result_and_who_confirmed_it_is_kept(place: Place) -> None:
+    """So that a file that cost a child is found, though another engine could read it."""
+    attempt = Attempt("gdcm", FailureKind.TIMEOUT, "no result within 2.0 s", "decode", 2.0)
+    made = msgspec.structs.replace(place.result("CT", "pixels"), attempts=(attempt,), confirmed_by="turbo")
+    noted = msgspec.structs.replace(made.written, notes=("a remark", "another"))
+    before = time.time()
+    with closing(place.journal()) as journal:
+        journal.settle([msgspec.structs.replace(made, written=noted)], [])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert row.ending().attempts == (attempt,)
+        assert (row.confirmed_by, row.write_seconds, row.reason) == ("turbo", 0.5, "a remark; another")
+        assert before <= (row.ended or 0) <= time.time()
+
+
+def test_a_failure_leaves_the_result_of_an_earlier_run_ours(place: Place) -> None:
+    """It still stands there, and the next result may take its place; but the file itself has failed."""
+    with closing(place.journal()) as journal:
+        journal.settle([place.result("CT", "pixels")], [])
+        journal.settle([], [ending(b"CT")])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert (row.kind, row.result_size, row.digest) == (FailureKind.CORRUPT, 6, "")
+        assert list(journal.results()) == []
+        journal.settle([], [ending(b"CT", None)])
+        row = journal.find(b"CT")
+        assert row is not None
+        assert row.result_size is None
 
 
 @pytest.mark.parametrize("content", [b"not a database, but as long as one " * 50, b"SQLite format 3\0" * 90])

@@ -60,6 +60,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     FailureKind | None: st.none() | st.sampled_from(FailureKind),
     Stage: st.sampled_from(Stage),
     Purpose: st.sampled_from(Purpose),
+    dict[str, int]: st.dictionaries(st.text(max_size=5), st.integers(0, 2**63 - 1), max_size=3),
     dict[str, str]: st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     dict[str, tuple[str, ...]]: st.dictionaries(
         st.text(max_size=5), st.lists(st.text(max_size=5), max_size=3).map(tuple), max_size=3

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dcmpool.model import FailureKind, Outcome
-from dcmpool.protocol import Attempt, Ending, Noted, Result
+from dcmpool.protocol import Attempt, Ending, Noted, Result, Scanned
 from dcmpool.report import Report, Tally
 from tests.world import JPEG_LOSSLESS, written
 
@@ -49,7 +49,7 @@ def parsed(text: str) -> Any:
 def test_the_report_says_all_that_came_of_the_run() -> None:
     """Every key that scripts rely on, with its shape."""
     tally = Tally(lambda _: None)
-    tally.walked(7, 1000, 2)
+    tally.walked(Scanned(7, 1000, 2, complete=True, gone=5))
     tally.result(result(b"good", notes=("a remark",)))
     tally.result(result(b"film", Outcome.KEPT, ("MPEG-4",)))
     tally.ending(ending(b"bad"))
@@ -86,6 +86,7 @@ def test_the_report_says_all_that_came_of_the_run() -> None:
         "kills": 3,
         "retries": 4,
         "confirmed": 0,
+        "gone": 5,
         "seconds": 1.235,
         "exit_code": 1,
         "stopped": "",
@@ -136,9 +137,9 @@ def test_what_a_restarted_clerk_says_again_counts_once(kind: FailureKind | None)
 def test_the_walks_totals_are_taken_not_added() -> None:
     """Each `Scanned` holds all so far, and a restarted clerk counts from nothing."""
     tally = Tally(lambda _: None)
-    tally.walked(5, 100, 1)
-    tally.walked(9, 200, 3)
-    tally.walked(2, 40, 0)
+    tally.walked(Scanned(5, 100, 1, complete=False))
+    tally.walked(Scanned(9, 200, 3, complete=False))
+    tally.walked(Scanned(2, 40, 0, complete=False))
     assert (tally.files_walked, tally.bytes_walked, tally.ended) == (9, 200, 3)
 
 

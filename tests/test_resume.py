@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
-from tests.command import Command, Ended, Record, own_command, tree
+from tests.command import Command, Ended, Record, long_series, own_command, tree
 from tests.encoders import compressed
 from tests.series import check_series, make_series, native_series, pixel_digest
 
@@ -122,6 +123,97 @@ def test_a_file_that_left_the_source_leaves_its_result(command: Command, record:
     assert again.code == 0
     assert counts(again) == {"settled": 5}
     assert check_series(record, command.path / "native") == []
+
+
+def gone(command: Command) -> set[bytes]:
+    """Return what the journal says is no longer in SOURCE."""
+    with closing(sqlite3.connect(command.path / "native" / ".dcmpool" / "journal.sqlite")) as database:
+        return {path for (path,) in database.execute("SELECT path FROM gone")}
+
+
+def test_what_left_the_source_is_counted_and_named_until_it_is_back(command: Command, record: Record) -> None:
+    source = command.path / "series"
+    (source / "sub").mkdir()
+    for name in ("CT0001.dcm", "CT0002.dcm"):
+        shutil.copy2(source / name, source / "sub" / name)
+    assert command.run(*RUN).summary["gone"] == 0
+    shutil.move(source / "sub", command.path / "sub")
+    (source / "CT0003.dcm").unlink()
+    (source / "CT0004.dcm").unlink()
+    (source / "CT0004.dcm").symlink_to("nowhere")  # it is left out and named, and not gone
+    again = command.run(*RUN)
+    assert again.code == 0
+    assert again.summary["gone"] == 3
+    assert gone(command) == {b"sub/CT0001.dcm", b"sub/CT0002.dcm", b"CT0003.dcm"}
+    assert len(list((command.path / "native").rglob("*.dcm"))) == 8
+    said = "3 files of earlier runs are no longer in SOURCE; their results are kept"
+    assert said in " ".join(command.run(*(word for word in RUN if word != "--json")).out.split())
+    shutil.move(command.path / "sub", source / "sub")
+    assert command.run(*RUN).summary["gone"] == 1
+    assert gone(command) == {b"CT0003.dcm"}
+
+
+def test_only_a_walk_over_all_of_the_source_says_what_is_gone(command: Command, record: Record) -> None:
+    (command.path / "list").write_text("CT0001.dcm\n")
+    (command.path / "series" / "CT0002.dcm").unlink()
+    assert command.run(*RUN, "--files-from", "list").summary["gone"] == 0
+    locked = command.path / "series" / "locked"
+    locked.mkdir()
+    shutil.copy2(command.path / "series" / "CT0001.dcm", locked / "CT.dcm")
+    assert command.run(*RUN, powerless=True).summary["gone"] == 1
+    locked.chmod(0)  # nobody knows what lies in it now
+    assert command.run(*RUN, powerless=True).summary["gone"] == 1
+    assert gone(command) == {b"CT0002.dcm"}
+
+
+def test_failures_are_done_again_when_asked_for(command: Command, record: Record) -> None:
+    """Of one kind, or all; else what the content decided stays as it is."""
+    (command.path / "series" / "broken.dcm").write_bytes((command.path / "series" / "CT0001.dcm").read_bytes()[:-900])
+    assert command.run(*RUN).code == 1
+    ended = []
+    for options in ((), ("--retry-failed", "timeout"), ("--retry-failed", "Corrupt"), ("--retry-failed", "all")):
+        again = command.run(*RUN, *options)
+        assert again.failed["broken.dcm"]["kind"] == "CORRUPT"
+        assert counts(again) == {"settled": 6, "failed": 1}
+        with closing(sqlite3.connect(command.path / "native" / ".dcmpool" / "journal.sqlite")) as database:
+            ended += database.execute("SELECT ended FROM files WHERE path = ?", (b"broken.dcm",)).fetchone()
+    assert ended[0] == ended[1] < ended[2] < ended[3]
+
+
+def test_a_kind_that_is_none_is_refused(command: Command, record: Record) -> None:
+    refused = command.run(*RUN, "--retry-failed", "BROKEN")
+    assert refused.code == 2
+    assert refused.lines() == [
+        "dcmpool: --retry-failed BROKEN: choose all or one of CORRUPT, UNSUPPORTED, VERIFY, CRASHED, TIMEOUT, MEMORY, "
+        "PROTOCOL, READ, CHANGED, WRITE, EXISTS, LINKED, NO_SPACE, LOST"
+    ]
+
+
+def test_a_source_that_changed_failed_and_was_repaired_is_done(command: Command, record: Record) -> None:
+    """The result of the first run stands meanwhile, and is still one that dcmpool may replace."""
+    first = command.path / "series" / "CT0001.dcm"
+    whole = first.read_bytes()
+    before = (command.path / "native" / "CT0001.dcm").read_bytes()
+    first.write_bytes(whole[:-900])
+    assert command.run(*RUN).failed["CT0001.dcm"]["kind"] == "CORRUPT"
+    assert (command.path / "native" / "CT0001.dcm").read_bytes() == before
+    first.write_bytes(whole)
+    again = command.run(*RUN)
+    assert again.code == 0, again
+    assert counts(again) == {"settled": 5, "decompressed": 1}
+
+
+def test_an_interrupted_walk_leaves_nothing_beside_the_journal(command: Command) -> None:
+    """It waits for work to be done, far from its end; its connection to the journal is closed all the same."""
+    long_series(command.path / "series")
+    (command.path / "own.toml").write_text("[work]\nscan_ahead = 2\n")
+    running = command.start(*RUN, "--config", "own.toml")
+    running.wait_for(lambda: list((command.path / "native").glob("*.dcm")))
+    running.send(signal.SIGINT)
+    ended = running.end()
+    assert ended.code == 130
+    assert ended.summary["counts"]["decompressed"] < 40
+    assert {path.name for path in (command.path / "native" / ".dcmpool").iterdir()} == {"journal.sqlite", "lock"}
 
 
 def test_old_temp_files_are_swept(command: Command, record: Record) -> None:

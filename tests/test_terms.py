@@ -13,7 +13,7 @@ from dcmpool.bucket import Bucket
 from dcmpool.config import Schedule, load
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.progress import Mode, Progress
-from dcmpool.protocol import Ending
+from dcmpool.protocol import Ending, Scanned
 from dcmpool.report import Tally
 from dcmpool.supervisor import Supervisor, Task
 from dcmpool.terms import Hours, Terms
@@ -47,7 +47,7 @@ def test_hours_are_what_a_clock_shows(begin: int, end: int, at: int) -> None:
 def tally(failed: int, good: int, earlier: int = 0, settled: int = 0) -> Tally:
     """Return the tally of a run."""
     found = Tally(lambda _: None)
-    found.walked(0, 0, settled)
+    found.walked(Scanned(0, 0, settled, complete=False))
     for number in range(failed + earlier + good):
         bad = number < failed + earlier
         outcome, kind = (Outcome.FAILED, FailureKind.CORRUPT) if bad else (Outcome.COPIED, None)

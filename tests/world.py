@@ -150,7 +150,7 @@ class World:
         self.tally = self.pool.tally
         self.told: Counter[str] = Counter()
         """How often the event stream was told of a file's end."""
-        self.employed = settings.work.workers
+        self.employed = self.most_employed = settings.work.workers
         self.storage: list[StorageChanged] = []
         """What it was told of storage."""
         self.children: dict[int, SimChild] = {}
@@ -282,6 +282,7 @@ class World:
         answers: list[Answer] = []
         if command is Command.WORKERS:
             self.employed = value or 0
+            self.most_employed = max(self.most_employed, self.employed)
         self.step(lambda: answers.append(obey(Request(command, value), self.pool)))
         return answers[0]
 
@@ -615,6 +616,10 @@ class World:
         self._check_crew()
         self._check_tokens()
         self._check_results()
+        if self.in_place:
+            working = [child for child in self.children.values() if child.order and not self._is_lost(child)]
+            unconfirmed = len(self.pool.opinions) + len(self.temps & (self.promised | self._held()))
+            assert len(working) + unconfirmed <= self.most_employed, "more beside the originals than workers"
 
     def _check_crew(self) -> None:
         crew = self.pool.crew
@@ -624,11 +629,14 @@ class World:
     def _check_results(self) -> None:
         waiting = [unchecked.temp for unchecked in self.pool.opinions]
         waiting += [worker.unchecked.temp for worker in self.pool.crew if worker.unchecked]
-        held = {result.temp for result in self.pool.ledger.held}
-        fates = sorted([*(self.promised | held), *self.discarded, *waiting])
+        committed = self.promised | self._held()
+        fates = sorted([*committed, *self.discarded, *waiting])
         assert fates == sorted(self.written), "a result that is lost, or has two fates"
-        assert self.judged <= self.promised | held, "a result that was confirmed and is not committed"
+        assert self.judged <= committed, "a result that was confirmed and is not committed"
         assert not (self.pool.draining and self.pool.opinions), "a result waits for an opinion while draining"
+
+    def _held(self) -> set[bytes]:
+        return {result.temp for result in self.pool.ledger.held}
 
     def _check_tokens(self) -> None:
         gate = self.pool.gate

@@ -7,15 +7,17 @@ from typing import Any
 from dcmpool import pathlist
 from dcmpool.config import load
 from dcmpool.errors import UsageError
-from dcmpool.model import Purpose
+from dcmpool.model import FailureKind, Purpose
 from dcmpool.options import (
     AsJson,
+    Backup,
     Bandwidth,
     ConfigFile,
     Engine,
     Events,
     EvidenceCopy,
     FilesFrom,
+    HardLinks,
     InPlace,
     MaxDuration,
     MaxFailures,
@@ -26,6 +28,7 @@ from dcmpool.options import (
     Overwrite,
     Profile,
     Quiet,
+    RetryFailed,
     SandboxMode,
     SecondsLimit,
     Source,
@@ -35,6 +38,7 @@ from dcmpool.options import (
     Workers,
     size,
 )
+from dcmpool.protocol import ALL_KINDS
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, supervise
 
@@ -43,6 +47,8 @@ def run(
     source: Source,
     output: Output = None,
     in_place: InPlace = False,
+    backup: Backup = None,
+    hard_links: HardLinks = None,
     workers: Workers = None,
     engine: Engine = None,
     limit: SecondsLimit = None,
@@ -59,6 +65,7 @@ def run(
     sandbox: SandboxMode = None,
     evidence_copy: EvidenceCopy = False,
     files_from: FilesFrom = None,
+    retry_failed: RetryFailed = None,
     profile: Profile = None,
     config: ConfigFile = None,
     events: Events = None,
@@ -74,7 +81,9 @@ def run(
     """
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
-        "work": work | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
+        "work": work
+        | {"hard_links": hard_links and hard_links.value}
+        | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
         "limits": {"attempt_seconds": limit},
         "gate": {
             "max_writers": max_writers,
@@ -86,12 +95,32 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        task = task_of(source, output, in_place=in_place, files_from=files_from)
+        if not in_place and (backup is not None or hard_links):
+            raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
+        retry = _kind(retry_failed)
+        task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup, retry=retry)
         supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
+def _kind(retry: str | None) -> str:
+    """Return what of earlier failures is done again, as `Task` has it."""
+    if retry is None:
+        return ""
+    for known in (ALL_KINDS, *FailureKind):
+        if retry.lower() == known.lower():
+            return str(known)
+    raise UsageError(f"--retry-failed {retry}: choose {ALL_KINDS} or one of {', '.join(FailureKind)}")
+
+
 def task_of(
-    source: str, output: str | None, *, in_place: bool, files_from: str | None, purpose: Purpose = Purpose.RUN
+    source: str,
+    output: str | None,
+    *,
+    in_place: bool = False,
+    files_from: str | None,
+    backup: str | None = None,
+    retry: str = "",
+    purpose: Purpose = Purpose.RUN,
 ) -> Task:
     """Return what is to be done, with absolute paths.
 
@@ -100,12 +129,13 @@ def task_of(
     UsageError
         The arguments contradict each other, or the list cannot be read.
     """
-    if not source or output == "" or files_from == "":
+    if "" in (source, output, files_from, backup):
         raise UsageError("a path is empty")
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other: in place, the results replace the sources")
     try:
         full = Path(os.path.abspath(source))
+        kept = os.path.abspath(backup) if backup else ""
     except FileNotFoundError as error:
         raise UsageError("the current directory no longer exists") from error
     if in_place:
@@ -117,4 +147,4 @@ def task_of(
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, purpose)
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept), purpose, retry)

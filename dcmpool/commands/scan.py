@@ -55,7 +55,7 @@ def scan(
             raise UsageError(f"{as_csv} exists, and is not replaced")
         # The terms of a run are not those of a look at what it will need.
         settings = msgspec.structs.replace(load(profile=profile or "", path=config, flags=flags), schedule=Schedule())
-        task = task_of(source, output, in_place=False, files_from=files_from, purpose=Purpose.SURVEY)
+        task = task_of(source, output, files_from=files_from, purpose=Purpose.SURVEY)
 
         def show(supervisor: Supervisor, report: Report) -> None:
             if supervisor.survey is None or report.exit_code == INTERRUPTED:

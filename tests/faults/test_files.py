@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import accesslist
 from tests.faults.conftest import Disk, Run, detach, wait_for
 from tests.series import check_series
 
@@ -67,6 +68,18 @@ def test_nothing_but_nonsense(run: Run) -> None:
     assert report["counts"]["decompressed"] == 0
     assert all(failed["reason"] for failed in report["failed"])
     assert not report["stopped"]
+
+
+def test_a_target_without_access_lists_gives_nobody_more_rights(onto_disk: Run) -> None:
+    """The group bits of a file with an access list are its mask (acl(5)), and as a mode the rights of the group."""
+    try:
+        os.setxattr(onto_disk.source / NAME, accesslist.NAME, accesslist.access_list(0))
+    except OSError as error:
+        pytest.skip(f"this file system has no access lists: {error.strerror}")
+    (onto_disk.source / OTHER).chmod(0o660)
+    onto_disk.start()
+    assert onto_disk.wait() == 0, onto_disk.errors
+    assert [(onto_disk.real_target / name).stat().st_mode & 0o777 for name in (NAME, OTHER)] == [0o600, 0o660]
 
 
 @pytest.fixture

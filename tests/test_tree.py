@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcmpool.model import FailureKind
-from dcmpool.scan import File, Note, walk
+from dcmpool.tree import File, Note, walk
 
 NOBODY = 65534
 ELSEWHERE = b"/proc"
