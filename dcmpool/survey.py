@@ -63,10 +63,10 @@ class Surveying(Errand):
 
     def _is_due(self, header: Instance) -> bool:
         wanted = self._order.trial and header.transfer_syntax_uid not in self._order.enough
-        return wanted and header.outcome is Outcome.DECOMPRESSED and bool(engines.candidates(header))
+        return wanted and header.outcome is Outcome.DECOMPRESSED and bool(_engines(header))
 
     def _try(self, source: Source, header: Instance) -> Trial:
-        """Decompress as a run would, by the first engine, and throw the Frames away.
+        """Decompress as a run would, by the first engine that needs no file, and throw the Frames away.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Surveying(Errand):
         instance = inspect(source)
         if instance.flaw:
             raise Fault(FailureKind.CORRUPT, instance.flaw)
-        self._engine = engines.candidates(instance)[0]
+        self._engine = _engines(instance)[0]
         self._say_inspected(instance)
         waited = self._begun
         self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
@@ -86,6 +86,11 @@ class Surveying(Errand):
         deque(engines.decode(self._engine, instance, source, Path(os.devnull)), maxlen=0)
         seconds = time.monotonic() - begun - (self._begun - waited)
         return Trial(self._engine, seconds, time.process_time() - cpu_begun)
+
+
+def _engines(instance: Instance) -> list[str]:
+    """Give the engines that can decode an instance and write nothing."""
+    return [name for name in engines.candidates(instance) if name not in engines.WRITES_FILES]
 
 
 def _values(source: Source) -> dict[int, str]:

@@ -21,6 +21,7 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
+import dcmpool
 from dcmpool.config import load
 from dcmpool.forecast import Forecast
 from dcmpool.model import Purpose
@@ -166,12 +167,23 @@ def test_only_the_listed_files(command: Command, archive: Path) -> None:
 
 
 def test_settings_count_as_in_a_run_but_not_its_hours(command: Command, archive: Path) -> None:
-    (command.path / "own.toml").write_text('[work]\nothers = "skip"\n[schedule]\nmax_failures = "0"\n')
+    work, schedule = '[work]\nothers = "skip"', '[schedule]\nmax_failures = "0"'
+    own = f'{work}\n{schedule}\n[engines]\n"{JPEGLosslessSV1}" = ["gdcmconv", "gdcm"]'
+    (command.path / "own.toml").write_text(own)
     ended = command.run("scan", "archive", "--config", "own.toml", "--json", powerless=True)
     assert (ended.code, ended.summary["stopped"]) == (1, "")
     assert ended.summary["counts"]["other"] == 0
     outcomes = classes(ended.summary, "outcome")
     assert (outcomes["skipped"]["files"], outcomes["skipped"]["result_bytes"]) == (1, 0)
+    assert ended.summary["notes"] == []
+    assert ended.summary["decompression"]["untried_native_bytes"] == 0  # an engine that needs files is passed over
+
+
+def test_python_gets_what_the_command_prints(command: Command, archive: Path) -> None:
+    found = dcmpool.scan(archive, command.path / "native", workers=2)
+    printed = command.run("scan", "archive", "-o", "native", "--json").summary
+    assert found.keys() == printed.keys()
+    assert [found[name] for name in ("classes", "counts")] == [printed[name] for name in ("classes", "counts")]
 
 
 def test_a_wrong_source_is_one_line(command: Command) -> None:
