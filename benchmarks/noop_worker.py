@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from dcmpool.errand import Channel
 from dcmpool.model import Outcome, stored_time
 from dcmpool.protocol import Left, Ready
-from dcmpool.worker import Channel
 
 
 def serve_child(channel_fd: int, board: int) -> None:

@@ -41,7 +41,7 @@ class Place:
     base: bytes
     """The directory to which all paths are relative."""
     temp: bytes
-    """TARGET/.dcmpool/tmp."""
+    """TARGET/.dcmpool/tmp; b"" where nothing is to be written."""
     readable: tuple[bytes, ...]
     """What they may read, beside programs and libraries; empty if they are not confined."""
 
@@ -102,7 +102,7 @@ class Children:
             self._pool.not_launched(number, refusal(error))
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
-        scratch = os.path.join(self._place.temp, scratch_name(self._pool.run, number))
+        scratch = os.path.join(self._place.temp, scratch_name(self._pool.run, number)) if self._place.temp else b""
         memory = self._config.limits.memory_mib * MIB
         self._maker.ask(Launch(number, memory, scratch, self._place.readable, self._config.engines), child)
 

@@ -25,7 +25,7 @@ from dcmpool.commit import Target
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
-from dcmpool.model import Outcome
+from dcmpool.model import Outcome, Purpose
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -49,6 +49,7 @@ from dcmpool.protocol import (
     Stopped,
 )
 from dcmpool.quarantine import Quarantine
+from dcmpool.room import room
 from dcmpool.text import shown, words
 from dcmpool.tree import base_of
 from dcmpool.walker import Walker
@@ -84,6 +85,10 @@ class Clerk:
             return True
         for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
             self._credit.release(jobs)
+        return self._acknowledge(messages) if self._purpose is Purpose.SURVEY else self._record(messages)
+
+    def _record(self, messages: list[Message]) -> bool:
+        """Commit and journal; return whether the run is over."""
         results = [result for m in messages if isinstance(m, Commit) for result in m.results]
         endings = [ending for m in messages if isinstance(m, Settle) for ending in m.endings]
         begun = [attempt for m in messages if isinstance(m, Begin) for attempt in m.attempts]
@@ -110,6 +115,15 @@ class Clerk:
                 self._settle(endings)
                 self._send(Committed(tuple(ending.job for ending in endings)))
 
+    def _acknowledge(self, messages: list[Message]) -> bool:
+        """Take note of what a survey finds, which leaves no trace; return whether it is over."""
+        if jobs := tuple(ending.job for m in messages if isinstance(m, Settle) for ending in m.endings):
+            self._send(Committed(jobs))
+        is_over = any(isinstance(message, Finish) for message in messages)
+        if is_over:
+            self._send(Finished())
+        return is_over
+
     def _keep(self, death: Keep) -> None:
         self._target.keep(death.name, death.files)
         if death.copy:
@@ -131,20 +145,20 @@ class Clerk:
             self._put_aside([message.ending])
 
     def _settle(self, endings: list[Ending]) -> None:
-        if not self._audit:  # which finds what it finds, and changes nothing
+        if self._purpose is not Purpose.AUDIT:  # which finds what it finds, and changes nothing
             self._journal.settle((), endings)
 
     def _open(self, order: Open) -> bool:
         """Check, lock and open; begin to walk. Return whether the run can begin."""
-        self._audit = order.audit
+        self._purpose = order.purpose
+        self._notices: list[str] = []
         try:
-            self._target = _prepare_audit(order) if order.audit else prepare(order)
-            notices = [] if order.audit else ground.check(self._target.root, in_place=order.in_place)
-            self._place = place.find(self._target.root, order.journal)
-            with place.made(self._place, order, self._target.root):
-                self._lock = _take(self._target)
-                notices += self._look_at_names()
-                base = self._begin(order)
+            self._target = _prepare_audit(order) if order.purpose is Purpose.AUDIT else prepare(order)
+            if order.purpose is Purpose.SURVEY:
+                base, journal = base_of(order.source), b":memory:"
+            else:
+                base, journal = self._settle_in(order)
+            left = room(self._target.root)
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
@@ -152,15 +166,25 @@ class Clerk:
         self._quarantine = None
         if order.quarantine:
             self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
-        if self._place.notice:
-            notices.append(self._place.notice)
-        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), tuple(notices)))
-        self._walker = Walker(order, self._target, self._place.path, self._send_of_walk, self._credit, self._committing)
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), left, tuple(self._notices)))
+        self._walker = Walker(order, self._target, journal, self._send_of_walk, self._credit, self._committing)
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
-        if not order.audit:
+        if order.purpose is Purpose.RUN:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
+
+    def _settle_in(self, order: Open) -> tuple[bytes, bytes]:
+        """Look at TARGET, take it, open its journal; return what paths are relative to, and the journal's path."""
+        if order.purpose is Purpose.RUN:
+            self._notices += ground.check(self._target.root, in_place=order.in_place)
+        found = place.find(self._target.root, order.journal)
+        if found.notice:
+            self._notices.append(found.notice)
+        with place.made(found, order, self._target.root):
+            self._lock = _take(self._target)
+            self._notices += self._look_at_names()
+            return self._open_journal(found.path, order), found.path
 
     def _look_at_names(self) -> list[str]:
         """See what becomes of names in TARGET; return what the user should know of that."""
@@ -171,12 +195,12 @@ class Clerk:
             notices.append("the target ignores case: of files whose names differ in case alone, one is done")
         return notices
 
-    def _begin(self, order: Open) -> bytes:
-        """Open the journal and bring TARGET in order; return the directory to which paths are relative."""
+    def _open_journal(self, journal: bytes, order: Open) -> bytes:
+        """Open the journal and put right what dead runs left; return the directory to which paths are relative."""
         self._copier = Copier(self._target)
-        self._journal = Journal(self._place.path, order.run, order.judge)
+        self._journal = Journal(journal, order.run, order.judge)
         try:
-            base = self._begin_audit() if order.audit else self._begin_run(order)
+            base = self._begin_audit() if order.purpose is Purpose.AUDIT else self._begin_run(order)
             self._target.recover(self._journal)
             self._target.sweep(order.run.encode())
         except BaseException:

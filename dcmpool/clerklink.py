@@ -8,6 +8,7 @@ import msgspec
 from dcmpool.child import Stream
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
 from dcmpool.helper import CLERK, Helper, take
+from dcmpool.model import Purpose
 from dcmpool.pool import Pool
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Committed, Message, Open, Opened, ProtocolError, Refused
 
@@ -107,6 +108,10 @@ class ClerkLink:
         self._hear()
         self.close()
         if not self._pool.needs_clerk:
+            return
+        if self._order.again and self._order.purpose is Purpose.SURVEY:
+            # Nothing is journalled, so another clerk would have all be counted again.
+            self._pool.lose_clerk(f"the clerk died; it said: {last_words or 'nothing'}", self._now())
             return
         self._deaths += 1
         if self._deaths < _MAX_DEATHS:

@@ -13,6 +13,7 @@ from dcmpool.commands.control import control
 from dcmpool.commands.doctor import doctor
 from dcmpool.commands.report import report
 from dcmpool.commands.run import run
+from dcmpool.commands.scan import scan
 from dcmpool.commands.status import status
 from dcmpool.commands.verify import verify
 from dcmpool.errors import UsageError
@@ -44,7 +45,7 @@ def _root(
     """Decompress DICOM series and archives; no file can stop the run."""
 
 
-for _command in (run, status, control, report, verify, attempt, doctor):
+for _command in (run, scan, status, control, report, verify, attempt, doctor):
     app.command()(_command)
 
 

@@ -1,6 +1,6 @@
 """Who does what next: jobs and checks for free children, with their limits and what the gate grants. Pure.
 
-free child + next job -> Assign | Check, with bytes and a writer's place if the gate has room
+free child + next job -> Assign | Check | Survey, with bytes and a writer's place if the gate has room
 Inspected -> its limit          Wants -> the gate -> Grant
 """
 
@@ -10,12 +10,13 @@ from os.path import dirname, join
 from dcmpool.actions import Action, SendTo
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew
+from dcmpool.inventory import Inventory
 from dcmpool.jobs import Job, Jobs
 from dcmpool.lifecycle import Phase, Worker
 from dcmpool.limit import Limit
 from dcmpool.model import Outcome
 from dcmpool.opinions import Opinions, Unchecked
-from dcmpool.protocol import Assign, Check, Grant, Inspected, Left, Message, Recorded, Wants, Written
+from dcmpool.protocol import Assign, Check, Grant, Inspected, Left, Message, Recorded, Survey, Surveyed, Wants, Written
 
 _NOTHING_TO_DECOMPRESS = (Outcome.COPIED, Outcome.OTHER, Outcome.KEPT)
 """Outcomes that come with a file, but in place the source is that file."""
@@ -43,13 +44,17 @@ class Dispatcher:
         self._opinions = opinions
         self._emit = emit
         self._in_place = in_place
+        self._inventory: Inventory | None = None
         self._limit = Limit(config.limits)
         self._grant_bytes = config.gate.grant_mib * MIB
         self._base = self._temp = self._target = b""
 
-    def open(self, base: bytes, temp: bytes) -> None:
-        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp."""
-        self._base, self._temp = base, temp
+    def open(self, base: bytes, temp: bytes, inventory: Inventory | None) -> None:
+        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp.
+
+        With an `inventory` files are surveyed for it, and no results are made.
+        """
+        self._base, self._temp, self._inventory = base, temp, inventory
         self._target = dirname(dirname(temp))
 
     def dispatch(self, now: float, most: int) -> None:
@@ -71,6 +76,8 @@ class Dispatcher:
             job = self._jobs.next(fresh_child=worker.jobs_begun == 0, others_busy=busy)
             if job and job.recorded:
                 self._assign_audit(worker, job, job.recorded, now)
+            elif job and self._inventory:
+                self._assign_survey(worker, job, self._inventory, now)
             elif job:
                 self._assign(worker, job, now)
             elif self._jobs.wants_fresh_child and worker.jobs_begun:
@@ -104,7 +111,11 @@ class Dispatcher:
 
     def may_end_so(self, message: Message) -> bool:
         """Whether an order of this run can have such an outcome: nothing may be called done that has no result."""
+        if self._inventory:
+            return not isinstance(message, Written | Left) and not getattr(message, "writer", False)
         match message:
+            case Surveyed():
+                return False
             case Written(outcome=outcome):
                 return outcome is Outcome.DECOMPRESSED or (outcome in _NOTHING_TO_DECOMPRESS and not self._in_place)
             case Left(outcome=Outcome.SKIPPED):
@@ -171,6 +182,21 @@ class Dispatcher:
             alarm_seconds=self._first_alarm(job),
             granted_bytes=granted_bytes,
             recorded=recorded,
+        )
+        self._emit(SendTo(worker.id, order))
+
+    def _assign_survey(self, worker: Worker, job: Job, inventory: Inventory, now: float) -> None:
+        """Have a header read; a decompression is tried but once for a file, since it may be what ended an attempt."""
+        granted_bytes, _ = self._gate.offer(worker.id, self._grant_bytes, writes=False)
+        self._crew.engage(worker, job, self._limit.seconds("", "", 0), now)
+        order = Survey(
+            job=job.id,
+            source=join(self._base, job.path),
+            trial=not job.attempts,
+            enough=inventory.enough(),
+            skip_others=self._config.work.others == "skip",
+            alarm_seconds=self._first_alarm(job),
+            granted_bytes=granted_bytes,
         )
         self._emit(SendTo(worker.id, order))
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from dcmpool.crew import Crew
 from dcmpool.errors import DcmpoolError, StoppedError
+from dcmpool.inventory import Inventory
 from dcmpool.jobs import Job, Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Worker
 from dcmpool.model import RETRY, FailureKind, Outcome, Then
 from dcmpool.opinions import Opinions, Unchecked
-from dcmpool.protocol import Attempt, Checked, Failed, Left, Written
+from dcmpool.protocol import Attempt, Checked, Failed, Left, Surveyed, Written
 
 _FROM_OUTSIDE = (None, -signal.SIGKILL, -signal.SIGTERM)
 """Ends that nothing in the child brings about: an operator, the out-of-memory killer, the fork server's death."""
@@ -55,6 +56,14 @@ class Endings:
             self._opinions.confirmed(unchecked, message.engine, now)
         else:
             self._stands(job, message.note, now, confirmed=bool(message.engine))
+
+    def surveyed(self, worker: Worker, message: Surveyed, inventory: Inventory) -> None:
+        """A header was read: that is all there is to be done."""
+        job = self._crew.rest(worker)
+        tried = next((f"{a.engine or a.stage}: {a.kind}: {a.reason}" for a in job.attempts), "")
+        note = f"a trial failed; a run makes further attempts: {tried}" if tried else ""
+        inventory.surveyed(job.path, job.size, message, note)
+        self._jobs.over(job.path)
 
     def failed(self, worker: Worker, message: Failed, now: float) -> None:
         """An attempt ended with words; where foreign code ran on the content, its child is not used again."""

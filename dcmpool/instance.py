@@ -105,8 +105,8 @@ class Icon:
     end: int
 
 
-def inspect(source: Source) -> Instance:
-    """Read the header, find the Frames, check that each is whole.
+def inspect(source: Source, *, whole: bool = True) -> Instance:
+    """Read the header, find the Frames, check that each is whole; without `whole` the header alone is read.
 
     Raises
     ------
@@ -125,7 +125,8 @@ def inspect(source: Source) -> Instance:
     view = _VIEWS.get(uid)
     if view is not None:
         source.look_through(view(source.read_raw, data_set, source.size), data_set)
-    source.hold()
+    if whole:
+        source.hold()
     explicit = shows_vr(source, data_set)
     elements, notes = _elements(source, data_set, explicit=explicit, tolerant=uid in syntaxes.NATIVE)
     notes = (*_strange_meta(meta, uid), *notes)
@@ -139,7 +140,17 @@ def inspect(source: Source) -> Instance:
     if pixel_data is None or uid in syntaxes.NATIVE or (not uid and pixel_data.length != UNDEFINED):
         notes = notes if pixel_data is None else (*notes, *_check_native(source, elements, pixel_data))
         return Instance(Outcome.COPIED, uid, sop_class_uid, layout, notes=notes)
+    if not whole:
+        return _promised(source, uid, sop_class_uid, layout, pixel_data)
     return _compressed(source, uid, sop_class_uid, layout, pixel_data, notes)
+
+
+def _promised(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
+    """Give what the header promises of encapsulated Pixel Data; no codestream is read."""
+    _check_compressed(source, uid, layout, pixel_data)
+    image = read_image_pixel(source, layout.elements)
+    size = _native_bytes(image)
+    return Instance(Outcome.DECOMPRESSED, uid, sop_class_uid, layout, image, native_bytes=size, memory_bytes=size)
 
 
 def _strange_meta(meta: Mapping[int, Element], uid: str) -> tuple[str, ...]:
@@ -158,10 +169,7 @@ def _compressed(
     source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element, notes: tuple[str, ...]
 ) -> Instance:
     """Judge an instance whose Transfer Syntax says that its Pixel Data is encapsulated, and its icon."""
-    if uid not in syntaxes.DECODABLE:
-        raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
-    if not shows_vr(source, layout.data_set):
-        raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
+    _check_compressed(source, uid, layout, pixel_data)
     instance = _encapsulated(source, uid, sop_class_uid, layout, pixel_data)
     icon = layout.elements.get(ICON_IMAGE_SEQUENCE)
     if icon is not None and icon.vr == b"UN":
@@ -172,6 +180,24 @@ def _compressed(
     if decoded is None:
         return instance
     return replace(instance, icon=decoded, memory_bytes=instance.memory_bytes + decoded.instance.memory_bytes)
+
+
+def _check_compressed(source: Source, uid: str, layout: Layout, pixel_data: Element) -> None:
+    """Raise where the header alone says that there is nothing to decode."""
+    if uid not in syntaxes.DECODABLE:
+        raise Fault(FailureKind.UNSUPPORTED, f"Transfer Syntax UID {uid}: no engine" if uid else _NO_SYNTAX)
+    if not shows_vr(source, layout.data_set):
+        raise Fault(FailureKind.UNSUPPORTED, "encapsulated Pixel Data in an Implicit VR data set")
+    if pixel_data.length != UNDEFINED:
+        raise corrupt("the Transfer Syntax says encapsulated, the Pixel Data is not")
+
+
+def _native_bytes(image: ImagePixel) -> int:
+    """Give the bytes of all native Frames; raise where no file can hold them."""
+    if image.native_bytes > _MAX_NATIVE_BYTES:
+        reason = f"native Pixel Data of {image.native_bytes} bytes is over the limit of 2^32-2"
+        raise Fault(FailureKind.UNSUPPORTED, reason)
+    return image.native_bytes
 
 
 _NO_SYNTAX: Final = "no Transfer Syntax UID says how the Pixel Data is encoded"
@@ -202,15 +228,11 @@ def _recoded(
 
 
 def _encapsulated(source: Source, uid: str, sop_class_uid: str, layout: Layout, pixel_data: Element) -> Instance:
-    if pixel_data.length != UNDEFINED:
-        raise corrupt("the Transfer Syntax says encapsulated, the Pixel Data is not")
     image = read_image_pixel(source, layout.elements)
     extended = layout.elements.get(_EXTENDED_OFFSET_TABLE)
     frames = find_frames(source, pixel_data, image.number_of_frames, extended)
     first, notes, flaw = check_frames(source, uid, image, frames)
-    native_bytes = image.native_bytes
-    if native_bytes > _MAX_NATIVE_BYTES:
-        raise Fault(FailureKind.UNSUPPORTED, f"native Pixel Data of {native_bytes} bytes is over the limit of 2^32-2")
+    native_bytes = _native_bytes(image)
     result = rearranged(image, uid, first)
     return Instance(
         Outcome.DECOMPRESSED,

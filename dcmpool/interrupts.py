@@ -12,14 +12,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """How often the user, or whoever else, has asked for the end. `on_first` is called for the first time alone."""
 
-    def __init__(self, on_first: Callable[[], None]) -> None:
+    def __init__(self, on_first: Callable[[], None], urgent_at: int = 2) -> None:
         self._on_first = on_first
+        self._urgent_at = urgent_at
         self._count = 0
 
     @property
     def are_urgent(self) -> bool:
-        """Whether it was asked for twice: then at once."""
-        return self._count >= 2
+        """Whether it was asked for twice, or as often as is heeded: then at once."""
+        return self._count >= self._urgent_at
 
     @contextlib.contextmanager
     def heard(self, selector: selectors.BaseSelector) -> Iterator[None]:

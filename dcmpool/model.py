@@ -10,6 +10,17 @@ from enum import StrEnum
 import msgspec
 
 
+class Purpose(StrEnum):
+    """What a run is for."""
+
+    RUN = "run"
+    """Results are to be made."""
+    AUDIT = "audit"
+    """The results that the journal knows are looked at again; nothing is written."""
+    SURVEY = "survey"
+    """SOURCE is counted; TARGET is not even looked at, but for the room that it has."""
+
+
 class Outcome(StrEnum):
     """How a job ended."""
 

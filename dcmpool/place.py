@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from dcmpool import _os
 from dcmpool.errors import UsageError
+from dcmpool.model import Purpose
 from dcmpool.protocol import Open
 from dcmpool.text import shown, words
 
@@ -80,7 +81,7 @@ def check(place: Place, order: Open, target: bytes) -> None:
         return
     _refuse_among_files(place.path, order.source, target)
     _refuse_other_file(place.path)
-    if not (order.audit or order.overwrite):
+    if not (order.purpose is Purpose.AUDIT or order.overwrite):
         _refuse_other_target(place.path, target)
 
 

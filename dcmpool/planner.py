@@ -32,6 +32,7 @@ from dcmpool.protocol import (
     Refused,
     Stopped,
 )
+from dcmpool.room import room
 from dcmpool.text import shown, words
 from dcmpool.tree import File, Note, base_of, walk
 from dcmpool.walker import Walker
@@ -99,7 +100,7 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
-    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), notices))
+    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), room(target.root), notices))
     try:
         with closing(journal):
             Planner(order, target, journal, send).run()

@@ -23,6 +23,7 @@ from dcmpool.dispatch import Dispatcher, scratch_name
 from dcmpool.endings import Endings, how_it_died
 from dcmpool.errors import DcmpoolError, LaunchError, StoppedError
 from dcmpool.gate import WriteGate
+from dcmpool.inventory import Inventory
 from dcmpool.jobs import Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.lifecycle import Phase, Worker
@@ -43,6 +44,7 @@ from dcmpool.protocol import (
     Said,
     Scanned,
     Stopped,
+    Surveyed,
     Totals,
     Wants,
     Written,
@@ -53,7 +55,7 @@ from dcmpool.report import Tally
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
 
-    def __init__(self, config: Config, run: str, *, in_place: bool) -> None:
+    def __init__(self, config: Config, run: str, *, in_place: bool, surveys: bool = False) -> None:
         self._config = config
         self.run = run
         self._in_place = in_place
@@ -66,7 +68,8 @@ class Pool:
         self.error: DcmpoolError | None = None
         self.draining = False
         emit = self._actions.append
-        self.tally = tally = Tally(emit)
+        self.inventory = Inventory(emit) if surveys else None
+        self.tally = tally = self.inventory or Tally(emit)
         self.gate = WriteGate(
             config.gate.max_inflight_mib * MIB,
             config.gate.max_writers,
@@ -134,7 +137,7 @@ class Pool:
 
     def opened(self, base: bytes, temp: bytes, now: float) -> None:
         """Begin: paths are relative to the directory `base`, results go to the directory `temp` first."""
-        self._dispatcher.open(base, temp)
+        self._dispatcher.open(base, temp, self.inventory)
         self.ledger.opened()
         self._is_open = True
         self._launch_missing(now)
@@ -199,6 +202,11 @@ class Pool:
     def _end_early(self) -> None:
         self.draining = True
         self.gate.lift_rate()
+
+    def lose_clerk(self, reason: str, now: float) -> None:
+        """End a run that cannot go on with another clerk."""
+        self.stop(LaunchError(reason))
+        self.give_up(now)
 
     def give_up(self, now: float) -> None:
         """Wait for nothing more: no child, no acknowledgement."""
@@ -266,6 +274,9 @@ class Pool:
                 self._endings.left(worker, message, now)
             case Checked():
                 self._endings.checked(worker, message, now)
+            case Surveyed():
+                assert self.inventory is not None  # noqa: S101 - `Dispatcher.may_end_so` holds it
+                self._endings.surveyed(worker, message, self.inventory)
             case Failed():
                 self._endings.failed(worker, message, now)
 

@@ -1,7 +1,7 @@
 """What the processes say to each other: strict, size-limited frames, and no I/O.
 
-    supervisor --Assign, Check, Grant-------------------> worker
-               <-Ready, Inspected, Wants, Written, Left, Checked, Failed-
+    supervisor --Assign, Check, Survey, Grant-----------> worker
+               <-Ready, Inspected, Wants, Written, Left, Checked, Surveyed, Failed-
     supervisor --Open, More, Begin, Commit, Settle, Discard, Finish--> clerk
                <-Opened, Refused, Found, Noted, Earlier, Scanned, Committed, Stopped, Finished-
     supervisor --Launch (with file descriptors)---------> fork server
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from dcmpool.model import Due, FailureKind, Outcome, Stage
+from dcmpool.model import Due, FailureKind, Outcome, Purpose, Stage
 
 MAX_FRAME_BYTES = 64 * 1024
 """The largest frame a worker may send."""
@@ -103,6 +103,20 @@ class Check(Message, frozen=True):
     """For a result of an earlier run: it is to be what it was, and its source may be gone."""
 
 
+class Survey(Message, frozen=True):
+    """Say what this file is and what it would become, by its header; nothing is written."""
+
+    job: Count
+    source: bytes
+    trial: bool
+    """Whether a decompression may be tried, to learn how long it takes."""
+    enough: tuple[Uid, ...]
+    """The Transfer Syntaxes of which no more trials are wanted for now."""
+    skip_others: bool
+    alarm_seconds: Seconds
+    granted_bytes: Count
+
+
 class Grant(Message, frozen=True):
     """What was asked for with `Wants`."""
 
@@ -171,6 +185,32 @@ class Checked(Message, frozen=True):
     note: Line = ""
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """One decompression that was tried and thrown away."""
+
+    engine: Name
+    seconds: Seconds
+    cpu_seconds: Seconds
+
+
+class Surveyed(Message, frozen=True):
+    """What a header says. Studies and Series are told apart by digests of their UIDs, which identify no patient."""
+
+    job: Count
+    outcome: Outcome
+    """What a run is expected to make of it."""
+    transfer_syntax_uid: Uid = ""
+    sop_class_uid: Uid = ""
+    modality: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9_ ]{0,16}$")] = ""
+    study: Count = 0
+    series: Count = 0
+    """0 where the header has no such UID."""
+    native_bytes: NativeBytes = 0
+    result_bytes: Count = 0
+    """How large its result will be, but for a few elements that are changed."""
+    trial: Trial | None = None
+
+
 class Failed(Message, frozen=True):
     """This attempt gives no result."""
 
@@ -183,8 +223,8 @@ class Failed(Message, frozen=True):
     """No engine is left that was not tried: this is not an attempt, and the job is over."""
 
 
-ToWorker = Assign | Check | Grant
-FromWorker = Ready | Inspected | Wants | Written | Left | Checked | Failed
+ToWorker = Assign | Check | Survey | Grant
+FromWorker = Ready | Inspected | Wants | Written | Left | Checked | Surveyed | Failed
 
 
 # --- supervisor -> clerk
@@ -205,8 +245,7 @@ class Open(Message, frozen=True):
     """Whether an earlier clerk of this run died: results may be committed while the walk meets their files again."""
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
-    audit: bool = False
-    """Whether the results that the journal of TARGET knows are to be checked, and nothing written."""
+    purpose: Purpose = Purpose.RUN
     retry: str = ""
     """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
     settings: str = ""
@@ -336,6 +375,16 @@ class Finish(Message, frozen=True):
 # --- clerk -> supervisor
 
 
+class Room(msgspec.Struct, frozen=True):
+    """What a file system has left (statvfs(3)), for a user without privileges."""
+
+    free_bytes: Count
+    free_files: Count | None
+    """Inodes; None where the file system does not count them."""
+    file_system: str
+    """Its type, as the kernel names it (ext4, nfs4, fuse.sshfs); "" where that is unknown."""
+
+
 class Opened(Message, frozen=True):
     """SOURCE and TARGET can be used and the journal is ours."""
 
@@ -344,6 +393,8 @@ class Opened(Message, frozen=True):
     target: bytes
     real: bytes
     """TARGET without symlinks: what runs on it are known by."""
+    room: Room
+    """What TARGET's file system has left."""
     notices: tuple[str, ...] = ()
     """What the user should know of TARGET, a line each."""
 
@@ -461,7 +512,7 @@ class Launch(Message, frozen=True):
     child: Count
     memory_bytes: Count
     scratch: bytes
-    """The child's private folder, in TARGET/.dcmpool/tmp."""
+    """The child's private folder, in TARGET/.dcmpool/tmp; b"" where nothing is to be written."""
     readable: tuple[bytes, ...]
     """What a child in a sandbox may read, beside programs and libraries; empty for one without."""
     engines: dict[str, tuple[str, ...]] = {}

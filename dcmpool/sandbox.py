@@ -58,7 +58,8 @@ def abi() -> int:
 
 
 def make_rules(readable: Sequence[bytes], scratch: bytes) -> int:
-    """Return a descriptor of the rules for children that read `readable` and write into the directory `scratch`.
+    """Return a descriptor of the rules for children that read `readable` and write into the directory `scratch`, or
+    nowhere.
 
     Raises
     ------
@@ -74,7 +75,8 @@ def make_rules(readable: Sequence[bytes], scratch: bytes) -> int:
             with contextlib.suppress(FileNotFoundError):
                 _allow(rules, path, _READ & every)
         _allow(rules, b"/dev/null", (_READ_FILE | _WRITE_FILE) & every)
-        _allow(rules, scratch, every & ~_IOCTL_DEV)
+        if scratch:
+            _allow(rules, scratch, every & ~_IOCTL_DEV)
     except OSError:
         os.close(rules)
         raise

@@ -25,9 +25,9 @@ def print_summary(report: Report, console: "Console") -> None:
             console.print(f"{report.counts[outcome]:>10,}  {words}", markup=False, highlight=False)
     if report.by_transfer_syntax:
         console.print(_syntax_table(report))
-    _print_lines(console, "Kept", report.kept)
-    _print_lines(console, "Left out", report.skipped)
-    _print_lines(console, "Noted", report.notes)
+    print_lines(console, "Kept", report.kept)
+    print_lines(console, "Left out", report.skipped)
+    print_lines(console, "Noted", report.notes)
     print_failures(report, console)
     if report.gone:
         files = "1 file of earlier runs is" if report.gone == 1 else f"{report.gone:,} files of earlier runs are"
@@ -89,7 +89,8 @@ def _failure(ending: Ending) -> str:
     return "\n".join([f"  {shown(ending.path)}", *tries])
 
 
-def _print_lines(console: "Console", title: str, lines: list[Line]) -> None:
+def print_lines(console: "Console", title: str, lines: list[Line]) -> None:
+    """Print paths and what is to be said of them, under a title; nothing where there are none."""
     if not lines:
         return
     console.print(f"\n{title}:", markup=False, highlight=False)

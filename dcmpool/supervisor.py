@@ -28,11 +28,13 @@ from dcmpool.errors import DcmpoolError, LaunchError, UsageError
 from dcmpool.eventlink import EventLink, utc_now
 from dcmpool.events import Controlled, Event, Noticed
 from dcmpool.interrupts import Interrupts
+from dcmpool.inventory import Inventory
 from dcmpool.lifecycle import Phase
+from dcmpool.model import Purpose
 from dcmpool.overview import Overview
 from dcmpool.pool import Pool
 from dcmpool.progress import Progress
-from dcmpool.protocol import Message, Open, Opened
+from dcmpool.protocol import Message, Open, Opened, Room
 from dcmpool.report import Report
 from dcmpool.runclock import RunClock
 from dcmpool.telling import run_begun, run_ended
@@ -54,8 +56,8 @@ class Task:
     """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
     backup: bytes = b""
     """In place: the folder where originals are kept."""
-    audit: bool = False
-    """Whether the results in `target` are to be checked again; `source` is then what its journal says."""
+    purpose: Purpose = Purpose.RUN
+    """In an audit `source` is what the journal of `target` says."""
     retry: str = ""
     """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
     journal: bytes = b""
@@ -88,11 +90,13 @@ class Supervisor:
         self._worker_module = worker_module
         self._clock = RunClock()
         self._wall = wall
-        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place)
+        self._surveys = task.purpose is Purpose.SURVEY
+        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place, surveys=self._surveys)
         self._target = task.target
         self._base = b""
+        self._room: Room | None = None
         self._unconfined = self._config.sandbox.mode == "off"
-        self._interrupts = Interrupts(self._interrupted)
+        self._interrupts = Interrupts(self._interrupted, urgent_at=1 if self._surveys else 2)
 
     def run(self) -> Report:
         """Do the run and return its report.
@@ -139,6 +143,11 @@ class Supervisor:
     def has_lost_children(self) -> bool:
         """Whether a child is left that cannot be killed, so that waiting for children would never end."""
         return self._pool.crew.count(Phase.LOST) > 0
+
+    @property
+    def survey(self) -> tuple[Inventory, Room] | None:
+        """What a survey has found, and what TARGET's file system has left; None for others, and before it is begun."""
+        return None if self._pool.inventory is None or self._room is None else (self._pool.inventory, self._room)
 
     # --- the loop
 
@@ -217,7 +226,7 @@ class Supervisor:
                 source=task.source,
                 target=task.target,
                 in_place=task.in_place,
-                audit=task.audit,
+                audit=task.purpose is Purpose.AUDIT,
             )
             self._events.send(begun)
         self._check_sandbox()
@@ -236,7 +245,7 @@ class Supervisor:
             run=self._pool.run,
             judge=self._judge,
             again=False,
-            audit=self._task.audit,
+            purpose=self._task.purpose,
             retry=self._task.retry,
             settings=msgspec.json.encode(self._config).decode(),
             split_links=self._config.work.hard_links == "split",
@@ -295,24 +304,30 @@ class Supervisor:
 
     def _opened(self, message: Opened, now: float) -> None:
         """SOURCE and TARGET answer and are ours: begin."""
-        self._target, self._base = message.target, message.base
+        self._target, self._base, self._room = message.target, message.base, message.room
         for text in message.notices:
             self._happened(Noticed(text=text))
-        temp = os.path.join(message.target, b".dcmpool", b"tmp")
+        temp = b"" if self._surveys else os.path.join(message.target, b".dcmpool", b"tmp")
         readable: tuple[bytes, ...] = ()
         if not self._unconfined:
-            readable = (message.base, message.target) if self._task.audit else (self._task.source,)
+            audits = self._task.purpose is Purpose.AUDIT
+            readable = (message.base, message.target) if audits else (self._task.source,)
         self._children.open(Place(message.base, temp, readable))
+        if not self._surveys:  # which is no run on TARGET
+            self._open_desk(message.real)
+        self._pool.opened(message.base, temp, now)
+
+    def _open_desk(self, target: bytes) -> None:
         try:
-            self._desk.open(message.real)
+            self._desk.open(target)
         except OSError as error:
             self._happened(Noticed(text=f"no `dcmpool status` of this run: {error.strerror or error}"))
-        self._pool.opened(message.base, temp, now)
 
     # --- the end
 
     def _interrupted(self) -> None:
-        self._happened(Noticed(text="finishing the files under way; once more stops at once"))
+        if not self._surveys:
+            self._happened(Noticed(text="finishing the files under way; once more stops at once"))
         self._pool.drain()
 
     def _abort(self) -> None:

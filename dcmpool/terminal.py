@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import typer
@@ -12,7 +12,7 @@ from dcmpool import _os
 from dcmpool.config import Config
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.eventlink import STDOUT
-from dcmpool.model import Due
+from dcmpool.model import Due, Purpose
 from dcmpool.progress import Mode, Progress
 from dcmpool.protocol import Plan
 from dcmpool.report import Report
@@ -37,7 +37,7 @@ def one_line() -> Iterator[None]:
 
 
 def supervise(task: Task, settings: Config, *, events: str | None = None, as_json: bool, quiet: bool) -> NoReturn:
-    """Do a run with its progress on the terminal and its summary at the end; exit with its code.
+    """Do a run or an audit with its progress on the terminal and its summary at the end; exit with its code.
 
     `events` says where the event stream goes; if to standard output, the summary goes to standard error.
     """
@@ -45,6 +45,25 @@ def supervise(task: Task, settings: Config, *, events: str | None = None, as_jso
         raise UsageError("a path is empty")
     if as_json and events == STDOUT:
         raise UsageError("--json and --events - both want standard output: give --events a file")
+    audit, to_stderr = task.purpose is Purpose.AUDIT, events == STDOUT
+    conduct(
+        task,
+        settings,
+        events=events,
+        quiet=quiet,
+        show=lambda _, report: _print(report, as_json=as_json, quiet=quiet, audit=audit, to_stderr=to_stderr),
+    )
+
+
+def conduct(
+    task: Task,
+    settings: Config,
+    *,
+    events: str | None = None,
+    quiet: bool,
+    show: Callable[[Supervisor, Report], None],
+) -> NoReturn:
+    """Do what a task asks, with its progress on the terminal; `show` its end, and exit with its code."""
     mode = Mode.OFF if quiet else Mode.LIVE if sys.stderr and sys.stderr.isatty() else Mode.PLAIN
     progress = Progress(mode)
     supervisor = Supervisor(task, settings, progress, events=events)
@@ -53,7 +72,8 @@ def supervise(task: Task, settings: Config, *, events: str | None = None, as_jso
     finally:
         progress.close()
     try:
-        _print(report, as_json=as_json, quiet=quiet, audit=task.audit, to_stderr=events == STDOUT)
+        show(supervisor, report)
+        sys.stdout.flush()
     except OSError:
         # Nobody reads the summary, or its disk is full; the run itself is complete. Python would complain at its exit.
         for fd in (1, 2):
@@ -90,7 +110,7 @@ def rehearse(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoR
 
 def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool, to_stderr: bool) -> None:
     if as_json:
-        print(report.to_json(), flush=True)
+        print(report.to_json())
         return
     if quiet and report.stopped:
         print(f"dcmpool: {report.stopped} (exit code {report.exit_code})", file=sys.stderr)
@@ -104,4 +124,3 @@ def _print(report: Report, *, as_json: bool, quiet: bool, audit: bool, to_stderr
         print_failures(report, Console(stderr=True))
     else:
         (print_audit if audit else print_summary)(report, Console(stderr=to_stderr))
-        sys.stdout.flush()

@@ -61,8 +61,8 @@ def base_of(source: bytes) -> bytes:
 def walk(source: bytes, *, target: bytes | None) -> Iterator[File | Note]:
     """Yield what lies under a directory, or the file itself, sorted by name within each directory.
 
-    A TARGET to which a link leads is not walked. In place (`target` is None), symlinks are named and left: renaming a
-    result over one would break it.
+    A TARGET to which a link leads is not walked; b"" if there is none. In place (`target` is None), symlinks are named
+    and left: renaming a result over one would break it.
     """
     if os.path.isdir(source):
         yield from _Walk(source, target).run()

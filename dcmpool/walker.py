@@ -17,7 +17,7 @@ from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
-from dcmpool.model import FailureKind, Outcome
+from dcmpool.model import FailureKind, Outcome, Purpose
 from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.text import words
 from dcmpool.tree import STATE_DIRECTORY, File, Note, base_of, look, walk
@@ -60,7 +60,7 @@ class Walker:
         try:
             with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
                 known = self._journal.known() if self._is_whole() else 0
-                for found in self._recorded() if self._order.audit else self._paths():
+                for found in self._recorded() if self._order.purpose is Purpose.AUDIT else self._paths():
                     if self._stopped:
                         return
                     self._take(found)
@@ -81,11 +81,14 @@ class Walker:
     def _paths(self) -> Iterator[File | Note]:
         if self._order.listed:
             return self._listed()
-        return walk(self._order.source, target=None if self._order.in_place else self._target.root)
+        if self._order.in_place:
+            return walk(self._order.source, target=None)
+        exists = self._order.purpose is not Purpose.SURVEY or os.path.isdir(self._target.root)
+        return walk(self._order.source, target=self._target.root if exists else b"")
 
     def _is_whole(self) -> bool:
         """Whether this walk meets all of SOURCE, so that what it does not meet is gone."""
-        return not (self._order.audit or self._order.listed) and os.path.isdir(self._order.source)
+        return self._order.purpose is Purpose.RUN and not self._order.listed and os.path.isdir(self._order.source)
 
     def _missing(self) -> Iterator[bytes]:
         """Yield the files of earlier runs that are no longer there; looks at directories alone, once each."""
@@ -146,6 +149,9 @@ class Walker:
         if isinstance(found, Item):
             self._offer(found)
             return
+        if self._order.purpose is Purpose.SURVEY:
+            self._offer(Item(found.path, found.size, found.mtime_ns))
+            return
         row = self._journal.find(found.path)
         if row is not None and self._journal.is_of_this_run(row):
             return  # an earlier clerk of this run has settled it, and the supervisor has counted it
@@ -167,7 +173,7 @@ class Walker:
 
     def _note(self, note: Noted) -> None:
         self._send(note)
-        if not self._order.audit:
+        if self._order.purpose is Purpose.RUN:
             self._notes.append(note)
 
     def _offer(self, item: Item) -> None:

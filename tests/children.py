@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dcmpool import engines
+from dcmpool.errand import Channel
 from dcmpool.model import FailureKind, Outcome, Stage
 from dcmpool.protocol import FROM_WORKER, Assign, Check, Failed, Ready, Wants, Written
-from dcmpool.worker import Channel, errand
+from dcmpool.worker import errand
 
 _HOLDING_THE_GIL = ctypes.PyDLL(None)  # unlike CDLL, it keeps the lock while the C function runs
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dcmpool import engines, worker
+from dcmpool import engines, survey, worker
 from dcmpool.instance import inspect
 from tests import children
 
@@ -74,11 +74,15 @@ def serve_child(channel_fd: int, board: int) -> None:
         stuck = STUCK.get(stem.removesuffix(f"_with_{name}"))
         return stuck() if stuck else honest(name, instance, source, scratch)
 
-    def inspected(source: Any) -> Any:
-        if Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem == "spin_in_the_header":
+    def inspected(source: Any, **how: bool) -> Any:
+        stem = Path(os.readlink(f"/proc/self/fd/{source.fd}")).stem
+        if stem == "spin_in_the_header":
             children.spin()
-        return inspect(source)
+        if stem == "crash_in_the_header":
+            os.abort()
+        return inspect(source, **how)
 
     engines.decode = decode
-    setattr(worker, "inspect", inspected)  # noqa: B010 - mypy
+    for module in (worker, survey):
+        setattr(module, "inspect", inspected)  # noqa: B010 - mypy
     worker.serve_child(channel_fd, board)

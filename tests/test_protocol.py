@@ -5,7 +5,7 @@ import pickle
 import struct
 import tracemalloc
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcmpool import protocol
-from dcmpool.model import Due, FailureKind, Outcome, Stage
+from dcmpool.model import Due, FailureKind, Outcome, Purpose, Stage
 from dcmpool.protocol import (
     FROM_CLERK,
     FROM_FORKSERVER,
@@ -60,6 +60,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     FailureKind: st.sampled_from(FailureKind),
     FailureKind | None: st.none() | st.sampled_from(FailureKind),
     Stage: st.sampled_from(Stage),
+    Purpose: st.sampled_from(Purpose),
     dict[str, int]: st.dictionaries(st.text(max_size=5), st.integers(0, 2**63 - 1), max_size=3),
     dict[str, str]: st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     dict[str, tuple[str, ...]]: st.dictionaries(
@@ -68,6 +69,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 }
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "digest": st.text("0123456789abcdef", max_size=32),
+    "modality": st.text("ABCXYZ09_ ", max_size=16),
     "notes": st.lists(st.text(max_size=30), max_size=16).map(tuple),
     "source_mtime_ns": st.integers(-(2**63), 2**63 - 1),
     "native_bytes": st.integers(0, 2**32 - 2),
@@ -85,7 +87,7 @@ def value(name: str, hint: Any) -> st.SearchStrategy[Any]:
         return BY_NAME[name]
     if hint in BY_TYPE:
         return BY_TYPE[hint]
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         return st.one_of(st.none(), *(value("", kind) for kind in get_args(hint) if kind is not NoneType))
     if get_origin(hint) is tuple:
         return st.lists(value("", get_args(hint)[0]), max_size=3).map(tuple)
@@ -174,11 +176,12 @@ def _smallest(message_type: type[Message]) -> Message:
     """Return a message of this type with the plainest fields."""
     plain: dict[Any, Any] = {int: 0, float: 0.0, str: "", bytes: b"", bool: False, dict[str, str]: {}}
     plain |= {Outcome: Outcome.OTHER, FailureKind: FailureKind.READ, FailureKind | None: None, Stage: Stage.WRITE}
+    plain |= {Purpose: Purpose.RUN}
 
     def field(hint: Any) -> Any:
         if hint in plain:
             return plain[hint]
-        if get_origin(hint) is UnionType:
+        if get_origin(hint) in (Union, UnionType):
             return None
         if get_origin(hint) in (tuple, dict):
             return get_origin(hint)()

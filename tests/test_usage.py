@@ -243,7 +243,7 @@ def test_help_is_no_error(command: Command) -> None:
         assert ended.err == ""
 
 
-@pytest.mark.parametrize("name", ["run", "status", "control", "report", "verify", "attempt", "doctor"])
+@pytest.mark.parametrize("name", ["run", "scan", "status", "control", "report", "verify", "attempt", "doctor"])
 def test_help_fits_one_screen_and_has_examples(command: Command, name: str) -> None:
     """Of 80 columns and 40 lines."""
     lines = command.run(name, "--help", environment={"COLUMNS": "80"}).out.splitlines()

@@ -8,7 +8,7 @@ from typing import Any
 from dcmpool import pathlist
 from dcmpool.config import load
 from dcmpool.errors import UsageError
-from dcmpool.model import FailureKind
+from dcmpool.model import FailureKind, Purpose
 from dcmpool.options import (
     AsJson,
     Backup,
@@ -104,7 +104,7 @@ def run(
         settings = load(profile=profile or "", path=config, flags=flags)
         if not in_place and (backup is not None or hard_links):
             raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
-        task = _task(source, output, in_place=in_place, files_from=files_from, backup=backup)
+        task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup)
         task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
         if dry_run:
             if events is not None:
@@ -129,7 +129,22 @@ def _absolute(path: str | None) -> bytes:
     return os.fsencode(os.path.abspath(path)) if path else b""
 
 
-def _task(source: str, output: str | None, *, in_place: bool, files_from: str | None, backup: str | None) -> Task:
+def task_of(
+    source: str,
+    output: str | None,
+    *,
+    in_place: bool = False,
+    files_from: str | None,
+    backup: str | None = None,
+    purpose: Purpose = Purpose.RUN,
+) -> Task:
+    """Return what is to be done, with absolute paths.
+
+    Raises
+    ------
+    UsageError
+        The arguments contradict each other, or the list cannot be read.
+    """
     if "" in (source, output, files_from, backup):
         raise UsageError("a path is empty")
     if in_place and output is not None:
@@ -148,4 +163,4 @@ def _task(source: str, output: str | None, *, in_place: bool, files_from: str | 
     else:
         raise UsageError(f"{source} has no place beside it: name a target with -o")
     listed = None if files_from is None else pathlist.hold(files_from)
-    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept))
+    return Task(os.fsencode(full), os.fsencode(root), in_place, listed, os.fsencode(kept), purpose)

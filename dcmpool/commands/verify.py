@@ -7,6 +7,7 @@ import typer
 
 from dcmpool.config import load
 from dcmpool.errors import UsageError
+from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, Journal, Profile, Quiet, Workers
 from dcmpool.supervisor import Task
 from dcmpool.terminal import one_line, supervise
@@ -39,4 +40,4 @@ def verify(
         if not root or journal == "":
             raise UsageError("a path is empty")
         kept = os.fsencode(os.path.abspath(journal)) if journal else b""
-        supervise(Task(b"", root, audit=True, journal=kept), settings, as_json=as_json, quiet=quiet)
+        supervise(Task(b"", root, purpose=Purpose.AUDIT, journal=kept), settings, as_json=as_json, quiet=quiet)

@@ -62,6 +62,8 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
 _order: Mapping[str, Sequence[str]] = ORDER
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
+WRITES_FILES: Final = frozenset({"gdcmconv"})
+"""Engines that need a directory of their own."""
 _SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}
 """Engines around the same code: what one fails at while it decodes, the other need not try."""
 _MAY_LACK_MEMORY: Final = (FailureKind.CORRUPT, FailureKind.CRASHED)
