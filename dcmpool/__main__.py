@@ -19,7 +19,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _helpers_at_work() -> Iterator[None]:
     """Have clerk and fork server load while the command line loads itself, for commands that will need them."""
-    wanted = sys.argv[1:2] in (["run"], ["verify"]) and "--help" not in sys.argv
+    wanted = sys.argv[1:2] in (["run"], ["verify"], ["scan"]) and "--help" not in sys.argv
     # Where 0, 1 or 2 is closed, a descriptor of ours would take its place.
     if not wanted or sys.platform != "linux" or None in (sys.stdin, sys.stdout, sys.stderr):
         yield
