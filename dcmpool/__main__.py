@@ -19,7 +19,8 @@ def main() -> None:
 @contextlib.contextmanager
 def _helpers_at_work() -> Iterator[None]:
     """Have clerk and fork server load while the command line loads itself, for commands that will need them."""
-    wanted = sys.argv[1:2] in (["run"], ["verify"]) and not {"--help", "--dry-run"} & set(sys.argv)
+    needs_none = {"--help", "--dry-run"} & set(sys.argv)
+    wanted = sys.argv[1:2] in (["run"], ["verify"], ["scan"]) and not needs_none
     # Where 0, 1 or 2 is closed, a descriptor of ours would take its place.
     if not wanted or sys.platform != "linux" or None in (sys.stdin, sys.stdout, sys.stderr):
         yield

@@ -112,18 +112,23 @@ def start_early() -> None:
 
 
 def take(command: tuple[str, ...], *, packets: bool, stdin: int = subprocess.DEVNULL, nice: int = 0) -> Helper:
-    """Give a helper that runs `command`: the early one, or a new one."""
-    if command not in _early or stdin != subprocess.DEVNULL:
-        return Helper(*command, packets=packets, stdin=stdin, nice=nice)
-    helper = _early.pop(command)
-    _os.be_nice(helper.pid, nice)
-    return helper
+    """Give a helper that runs `command`: the early one, or a new one where that would have another `stdin`."""
+    early = _early.pop(command, None)
+    if early and stdin == subprocess.DEVNULL:
+        _os.be_nice(early.pid, nice)
+        return early
+    if early:
+        _end(early)
+    return Helper(*command, packets=packets, stdin=stdin, nice=nice)
 
 
 def end_early() -> None:
     """End the helpers that no run has taken."""
-    for helper in _early.values():
-        helper.kill()
-        helper.wait()
-        helper.close()
-    _early.clear()
+    for command in list(_early):
+        _end(_early.pop(command))
+
+
+def _end(helper: Helper) -> None:
+    helper.kill()
+    helper.wait()
+    helper.close()

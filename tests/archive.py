@@ -1,4 +1,4 @@
-"""An archive of many small files, from a first run that is killed to the last that finds nothing to do.
+"""An archive of many small files, from the scan and a first run that is killed to the last that finds nothing to do.
 
     python -m tests.archive [FILES [FOLDER]]        `make archive FILES=100000`
 
@@ -150,7 +150,7 @@ def start(source: Path, target: Path) -> subprocess.Popen[bytes]:
 
 
 class Trial:
-    """The archive's way through killed run, resumed run, idle run and report."""
+    """The archive's way through scan, killed run, resumed run, idle run and report."""
 
     def __init__(self, archive: Archive, target: Path) -> None:
         self._archive = archive
@@ -160,6 +160,7 @@ class Trial:
 
     def run(self) -> None:
         """Do it all."""
+        self._check("the scan", self._scanned(), dict(self._archive.expected))
         self._say("killed", self._killed)
         self._say("resumed", self._resumed)
         self._say("idle", self._idle)
@@ -212,13 +213,27 @@ class Trial:
         counts = Counter({outcome: count for outcome, count in summary["counts"].items() if count})
         return counts, summary["seconds"]
 
+    def _scanned(self) -> dict[str, int]:
+        """Return what `dcmpool scan` expects to become of the files."""
+        counts: dict[str, int] = self._counted("scan", str(self._archive.folder), "--json")["counts"]
+        return counts
+
     def _reported(self) -> dict[str, int]:
         """Return what `dcmpool report` counts, over all runs."""
-        command = [sys.executable, "-m", "dcmpool", "report", str(self._target), "--json", "-"]
-        printed = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, check=True).stdout
-        return {outcome: count for outcome, count in json.loads(printed)["totals"]["counts"].items() if count}
+        counts: dict[str, int] = self._counted("report", str(self._target), "--json", "-")["totals"]["counts"]
+        return counts
+
+    def _counted(self, *command: str) -> Any:
+        begun = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", "dcmpool", *command], cwd=TOP, stdout=subprocess.PIPE, check=False
+        )
+        print(f"{command[0]}: {time.monotonic() - begun:.1f} s", flush=True)
+        return json.loads(ended.stdout)
 
     def _check(self, what: str, found: object, expected: object) -> None:
+        if isinstance(found, dict):
+            found = {outcome: count for outcome, count in found.items() if count}
         if found != expected:
             self.problems.append(f"{what}: {found}, not {expected}")
 
