@@ -141,4 +141,5 @@ def test_what_was_found_wrong_is_made_anew_once_it_is_removed(command: Command, 
 def test_what_no_run_has_written_is_refused_in_one_line(name: str, command: Command, done: Path) -> None:
     ended = command.run("verify", name)
     assert ended.code == 2
-    assert ended.lines() == [f"dcmpool: no run has written to {done / name}: it holds no .dcmpool with a journal"]
+    journal = done / name / ".dcmpool/journal.sqlite"
+    assert ended.lines() == [f"dcmpool: no run has written to {done / name}: there is no journal {journal}"]

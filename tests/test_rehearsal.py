@@ -82,6 +82,9 @@ def test_after_a_run_that_was_killed(command: Command) -> None:
     long_series(command.path / "series")
     running = command.start("run", "series", "-o", "native")
     running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 8)
+    running.send(signal.SIGSTOP)  # or the clerk might see it die first, and close the journal in order
+    for process in running.processes("dcmpool.clerk"):
+        os.kill(process, signal.SIGKILL)
     running.send(signal.SIGKILL)
     running.end()
     log = command.path / "native/.dcmpool/journal.sqlite-wal"
