@@ -26,6 +26,7 @@ from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Outcome, Purpose
+from dcmpool.place import is_inside
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -155,10 +156,9 @@ class Clerk:
         try:
             self._target = _prepare_audit(order) if order.purpose is Purpose.AUDIT else prepare(order)
             if order.purpose is Purpose.SURVEY:
-                base, journal = base_of(order.source), b":memory:"
+                base, journal, left = base_of(order.source), b":memory:", room(self._target.root)
             else:
-                base, journal = self._settle_in(order)
-            left = room(self._target.root)
+                (base, journal), left = self._settle_in(order), None
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
             self._send(Refused(_one_line(error, order), code))
@@ -166,7 +166,7 @@ class Clerk:
         self._quarantine = None
         if order.quarantine:
             self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
-        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), left, tuple(self._notices)))
+        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), tuple(self._notices), left))
         self._walker = Walker(order, self._target, journal, self._send_of_walk, self._credit, self._committing)
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
@@ -283,7 +283,7 @@ def prepare(order: Open) -> Target:
 def _check_quarantine(folder: bytes, source: bytes, target: bytes) -> None:
     name, real = shown(folder), os.path.realpath(folder)
     for what, tree in (("source", source), ("target", os.path.realpath(target))):
-        if _holds(tree, real) or _holds(real, tree):
+        if is_inside(real, tree) or is_inside(tree, real):
             raise UsageError(f"the quarantine {name} and the {what} lie in one another: choose a folder beside them")
     there = place.existing(real)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
@@ -294,7 +294,7 @@ def _open_backup(order: Open, tree: bytes) -> Backup:
     """Make DIR, outside the tree, and see that it can be written; raise `UsageError` if not."""
     name = shown(order.backup)
     folder, real = os.path.abspath(order.backup), os.path.realpath(order.backup)
-    if _holds(os.path.realpath(tree), real) or _holds(real, os.path.realpath(tree)):
+    if is_inside(real, os.path.realpath(tree)) or is_inside(os.path.realpath(tree), real):
         raise UsageError(f"the backup {name} and the tree {shown(tree)} lie in one another: choose a folder beside it")
     try:
         _os.make_directory(folder, durable=order.durable, mode=backup.PRIVATE)
@@ -303,11 +303,6 @@ def _open_backup(order: Open, tree: bytes) -> Backup:
     except OSError as error:
         raise UsageError(f"the backup cannot be written: {name}: {error.strerror}") from error
     return Backup(folder, tree, order.durable)
-
-
-def _holds(folder: bytes, path: bytes) -> bool:
-    """Whether a path is a folder or lies inside it."""
-    return os.path.join(path, b"").startswith(os.path.join(folder, b""))
 
 
 def _prepare_audit(order: Open) -> Target:
@@ -322,9 +317,9 @@ def _prepare_audit(order: Open) -> Target:
 def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name: str) -> None:
     if source == target:
         raise UsageError(f"source and target are the same: {source_name}. --in-place replaces the files there")
-    if _holds(source, target):
+    if is_inside(target, source):
         raise UsageError(f"the target {target_name} lies inside the source {source_name}: choose one beside it")
-    if _holds(target, source):
+    if is_inside(source, target):
         raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from dcmpool.child import Stream
-from dcmpool.errors import DcmpoolError, LaunchError, LockedError, UsageError
+from dcmpool.errors import LaunchError
 from dcmpool.helper import CLERK, Helper, take
 from dcmpool.model import Purpose
 from dcmpool.pool import Pool
@@ -48,8 +48,7 @@ class ClerkLink:
         """Start it, and have it look at SOURCE and TARGET."""
         self._helper = take(CLERK, packets=False, stdin=self._stdin, nice=self._nice)
         self._stream = Stream(self._helper.channel, FROM_CLERK, TO_CLERK)
-        self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
-        self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)
+        self._helper.watch(self._selector, self._hear, self._on_death)
         self._stream.send(self._order)
 
     # --- telling
@@ -96,9 +95,8 @@ class ClerkLink:
         self._pool.welcome_clerk(now)
 
     def _on_refused(self, message: Refused, now: float) -> None:
-        kind: type[DcmpoolError] = LockedError if message.exit_code == LockedError.exit_code else UsageError
         if not self._order.again:
-            raise kind(message.reason)
+            raise message.error()
         self._pool.stop(LaunchError(f"the clerk cannot go on: {message.reason}"))
         self._pool.give_up(now)
 
@@ -127,15 +125,10 @@ class ClerkLink:
 
     def kill(self) -> set[int]:
         """SIGKILL it; return its pidfd, as long as it is not known to be dead."""
-        if self._helper is None or self._helper.is_closed:
-            return set()
-        self._helper.kill()
-        return {self._helper.pidfd}
+        return self._helper.kill() if self._helper else set()
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
-        if self._helper is not None and not self._helper.is_closed:
+        if self._helper is not None:
             self._stream.close()
-            for file in (self._helper.channel, self._helper.pidfd):
-                self._selector.unregister(file)
             self._helper.close()

@@ -19,10 +19,9 @@ from dcmpool import _os, replica
 from dcmpool.backup import Backup, OtherBackupError
 from dcmpool.ground import Spelling
 from dcmpool.journal import Intent, Journal, Row
-from dcmpool.model import FailureKind, stored_time
+from dcmpool.model import STATE_DIRECTORY, FailureKind, stored_time
 from dcmpool.protocol import CommitFailure, KeptFile, Result
 from dcmpool.text import linked, shown
-from dcmpool.tree import STATE_DIRECTORY
 
 _PORTION_BYTES = 64 << 20
 """Originals that one commit may have to copy."""

@@ -79,7 +79,7 @@ class EventLink:
         self._scribe = Helper("dcmpool.scribe", path, packets=False, stdin=stdin)
         if descriptor is not None:
             os.close(stdin)
-        self._selector.register(self._scribe.channel, selectors.EVENT_READ, self._on_channel)
+        self._scribe.watch(self._selector, self._on_channel)
 
     def await_opening(self) -> None:
         """Wait until the stream is open, but not for ever.
@@ -203,7 +203,6 @@ class EventLink:
     def close(self) -> None:
         """Let go of the scribe; a second call does nothing."""
         if self._scribe is not None:
-            self._selector.unregister(self._scribe.channel)
             self._scribe.kill()
             self._scribe.close()
             self._scribe = None

@@ -57,8 +57,7 @@ class ForkLink:
     def start(self) -> None:
         """Start it; it loads the codecs, and takes requests meanwhile."""
         self._helper = take(("dcmpool.forkserver", self._worker_module), packets=True, nice=self._nice)
-        self._selector.register(self._helper.channel, selectors.EVENT_READ, self._hear)
-        self._selector.register(self._helper.pidfd, selectors.EVENT_READ, self._on_death)
+        self._helper.watch(self._selector, self._hear, self._on_death)
 
     # --- asking
 
@@ -134,16 +133,10 @@ class ForkLink:
 
     def kill(self) -> set[int]:
         """SIGKILL it; return its pidfd, as long as it is not known to be dead."""
-        if self._helper is None or self._helper.is_closed:
-            return set()
-        self._helper.kill()
-        return {self._helper.pidfd}
+        return self._helper.kill() if self._helper else set()
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
-        if self._helper is not None and not self._helper.is_closed:
+        if self._helper is not None:
             self._unsent.clear()
-            if self._helper.channel in self._selector.get_map():
-                self._selector.unregister(self._helper.channel)
-            self._selector.unregister(self._helper.pidfd)
             self._helper.close()

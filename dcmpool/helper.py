@@ -6,10 +6,12 @@ own modules are loaded, and `take` hands them over: all load at the same time.
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dcmpool import _os
@@ -65,17 +67,29 @@ class Helper:
         self.pidfd = os.pidfd_open(self._process.pid)
         _os.be_nice(self._process.pid, nice)
         self.is_closed = False
+        self._selector: selectors.BaseSelector | None = None
 
     @property
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
 
-    def kill(self) -> None:
-        """SIGKILL it."""
-        if not self.is_closed:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+    def watch(
+        self, selector: selectors.BaseSelector, hear: Callable[[], None], died: Callable[[], None] | None = None
+    ) -> None:
+        """Have `hear` called when it says something and `died` when it is dead, until `close`."""
+        self._selector = selector
+        selector.register(self.channel, selectors.EVENT_READ, hear)
+        if died is not None:
+            selector.register(self.pidfd, selectors.EVENT_READ, died)
+
+    def kill(self) -> set[int]:
+        """SIGKILL it; return its pidfd, as long as it is not closed."""
+        if self.is_closed:
+            return set()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        return {self.pidfd}
 
     def wait(self) -> None:
         """Wait for its death; only for one that has had nothing to do with storage."""
@@ -91,6 +105,10 @@ class Helper:
         if self.is_closed:
             return
         self.is_closed = True
+        if self._selector is not None:
+            for file in (self.channel, self.pidfd):
+                with contextlib.suppress(KeyError):  # it has hung up already, or its death is not watched
+                    self._selector.unregister(file)
         self._process.poll()
         self._process.returncode = self._process.returncode or 0  # one that cannot die is not waited for, nor warned of
         self.channel.close()

@@ -6,8 +6,12 @@ exception; what follows from it stands in one table (`RETRY`).
 """
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+STATE_DIRECTORY: Final = b".dcmpool"
+"""dcmpool's own folder at the top of a TARGET, and so of a SOURCE that is or was one; not walked."""
 
 
 class Purpose(StrEnum):

@@ -15,12 +15,11 @@ from urllib.parse import quote
 
 from dcmpool import _os
 from dcmpool.errors import UsageError
-from dcmpool.model import Purpose
+from dcmpool.model import STATE_DIRECTORY, Purpose
 from dcmpool.protocol import Open
 from dcmpool.text import shown, words
 
-_IN_TARGET: Final = b".dcmpool"
-_NAME: Final = b"journal.sqlite"
+NAME: Final = b"journal.sqlite"
 NFS: Final = frozenset(("nfs", "nfs4"))
 SMB: Final = frozenset(("cifs", "smb3", "smbfs"))
 _CLUSTER: Final = frozenset(("afs", "beegfs", "ceph", "coda", "gpfs", "lustre", "ncpfs", "orangefs"))
@@ -45,12 +44,12 @@ def journal_of(target: bytes, *, chosen: bytes, is_there: bool, file_system: str
     `chosen`: the user's own, or b"". `is_there`: whether TARGET/.dcmpool has one, which stays in use wherever that is.
     `file_system`: the type of TARGET's. `state_home`: the user's directory for state.
     """
-    inside = os.path.join(target, _IN_TARGET, _NAME)
+    inside = os.path.join(target, STATE_DIRECTORY, NAME)
     if chosen:
         return chosen
     if is_there or file_system not in NETWORK:
         return inside
-    return os.path.join(state_home, b"dcmpool", blake2b(target, digest_size=12).hexdigest().encode(), _NAME)
+    return os.path.join(state_home, b"dcmpool", blake2b(target, digest_size=12).hexdigest().encode(), NAME)
 
 
 def find(target: bytes, chosen: bytes = b"") -> Place:
@@ -66,7 +65,7 @@ def find(target: bytes, chosen: bytes = b"") -> Place:
     path = journal_of(
         real,
         chosen=chosen,
-        is_there=os.path.lexists(os.path.join(real, _IN_TARGET, _NAME)),
+        is_there=os.path.lexists(os.path.join(real, STATE_DIRECTORY, NAME)),
         file_system=kind,
         state_home=_state_home(),
     )
@@ -157,7 +156,7 @@ def _real(path: bytes) -> bytes:
 
 
 def _is_own(path: bytes, target: bytes) -> bool:
-    return _real(path) == os.path.join(os.path.realpath(target), _IN_TARGET, _NAME)
+    return _real(path) == os.path.join(os.path.realpath(target), STATE_DIRECTORY, NAME)
 
 
 def _demand_writable(directory: bytes) -> None:

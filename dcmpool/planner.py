@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
@@ -32,9 +32,8 @@ from dcmpool.protocol import (
     Refused,
     Stopped,
 )
-from dcmpool.room import room
 from dcmpool.text import shown, words
-from dcmpool.tree import File, Note, base_of, walk
+from dcmpool.tree import File, Note, base_of
 from dcmpool.walker import Walker
 
 _IN_MEMORY = b":memory:"
@@ -61,13 +60,6 @@ class Planner(Walker):
             if len(self._plans) >= BATCH:
                 self._tell()
         self._tell()
-
-    def _paths(self) -> Iterator[File | Note]:
-        if self._order.listed:
-            return self._listed()
-        if self._order.in_place:
-            return walk(self._order.source, target=None)
-        return walk(self._order.source, target=self._target.root if os.path.isdir(self._target.root) else b"")
 
     def _take(self, found: File | Note | Item) -> None:
         self._plans.append(self._plan(found))
@@ -100,7 +92,7 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
-    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), room(target.root), notices))
+    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), notices))
     try:
         with closing(journal):
             Planner(order, target, journal, send).run()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from dcmpool.errors import DcmpoolError, LockedError, UsageError
 from dcmpool.model import Due, FailureKind, Outcome, Purpose, Stage
 
 MAX_FRAME_BYTES = 64 * 1024
@@ -393,10 +394,10 @@ class Opened(Message, frozen=True):
     target: bytes
     real: bytes
     """TARGET without symlinks: what runs on it are known by."""
-    room: Room
-    """What TARGET's file system has left."""
     notices: tuple[str, ...] = ()
     """What the user should know of TARGET, a line each."""
+    room: Room | None = None
+    """What TARGET's file system has left; told of a survey alone."""
 
 
 class Refused(Message, frozen=True):
@@ -404,6 +405,10 @@ class Refused(Message, frozen=True):
 
     reason: str
     exit_code: int
+
+    def error(self) -> DcmpoolError:
+        """Return it as the exception that says so."""
+        return (LockedError if self.exit_code == LockedError.exit_code else UsageError)(self.reason)
 
 
 class Item(msgspec.Struct, frozen=True):

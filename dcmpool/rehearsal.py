@@ -3,14 +3,15 @@
 import json
 import os
 import select
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 
-from dcmpool import __version__, _os
+import msgspec
+
+from dcmpool import _os
 from dcmpool.child import Stream
 from dcmpool.config import Config
-from dcmpool.errors import DcmpoolError, LaunchError, LockedError, StoppedError, UsageError
+from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.helper import Helper
 from dcmpool.model import Due
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Open, Opened, Plan, Planned, Refused, Stopped
@@ -44,8 +45,7 @@ class Rehearsal:
         LaunchError
             The planner died.
         """
-        stdin = subprocess.DEVNULL if self._task.files_from is None else self._task.files_from
-        helper = Helper("dcmpool.planner", packets=False, stdin=stdin, nice=self._config.work.nice)
+        helper = Helper("dcmpool.planner", packets=False, stdin=self._task.stdin, nice=self._config.work.nice)
         try:
             stream = Stream(helper.channel, FROM_CLERK, TO_CLERK)
             stream.send(self._order())
@@ -75,21 +75,8 @@ class Rehearsal:
         )
 
     def _order(self) -> Open:
-        task, config = self._task, self._config
-        return Open(
-            source=task.source,
-            target=task.target,
-            in_place=task.in_place,
-            listed=task.files_from is not None,
-            overwrite=config.work.overwrite,
-            durable=config.storage.durable,
-            run=os.urandom(4).hex(),
-            judge=f"{__version__} {config.judging()}",
-            again=False,
-            journal=task.journal,
-            quarantine=task.quarantine,
-            retry=task.retry,
-        )
+        order = self._task.order(self._config, os.urandom(4).hex())
+        return msgspec.structs.replace(order, backup=b"")  # to look whether it can be had is to make it
 
     def _await(self, helper: Helper) -> None:
         """Wait until the planner says something or is gone; say so if it takes long, as it waits for storage alone."""
@@ -113,8 +100,7 @@ class Rehearsal:
                     self.bytes[plan.due] += plan.size
                     self._tell(plan)
             case Refused():
-                kind: type[DcmpoolError] = LockedError if message.exit_code == LockedError.exit_code else UsageError
-                raise kind(message.reason)
+                raise message.error()
             case Stopped():
                 raise StoppedError(message.reason)
             case Finished():

@@ -30,7 +30,7 @@ from dcmpool.events import Controlled, Event, Noticed
 from dcmpool.interrupts import Interrupts
 from dcmpool.inventory import Inventory
 from dcmpool.lifecycle import Phase
-from dcmpool.model import Purpose
+from dcmpool.model import STATE_DIRECTORY, Purpose
 from dcmpool.overview import Overview
 from dcmpool.pool import Pool
 from dcmpool.progress import Progress
@@ -65,6 +65,35 @@ class Task:
     quarantine: bytes = b""
     """The folder where originals that fail are copied; b"" for none."""
 
+    @property
+    def stdin(self) -> int:
+        """What the process that walks has for its standard input."""
+        return DEVNULL if self.files_from is None else self.files_from
+
+    def order(self, config: Config, run: str, *, settings: str = "") -> Open:
+        """Return it as the first message to that process; `run` names the run, `settings` are for the journal.
+
+        `config` is as the user gave it: what this machine makes of it is another each time, and no other setting.
+        """
+        return Open(
+            source=self.source,
+            target=self.target,
+            in_place=self.in_place,
+            listed=self.files_from is not None,
+            overwrite=config.work.overwrite,
+            durable=config.storage.durable,
+            run=run,
+            judge=f"{__version__} {config.judging()}",
+            again=False,
+            purpose=self.purpose,
+            retry=self.retry,
+            settings=settings,
+            split_links=config.work.hard_links == "split",
+            backup=self.backup,
+            journal=self.journal,
+            quarantine=self.quarantine,
+        )
+
 
 class Supervisor:
     """One run: `run` is its life. `events` says where its event stream goes (`eventlink.py`).
@@ -83,8 +112,8 @@ class Supervisor:
         wall: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._task = task
+        self._asked = config
         self._config = config.resolved()
-        self._judge = f"{__version__} {config.judging()}"
         self._progress = progress
         self._stream_to = events
         self._worker_module = worker_module
@@ -234,31 +263,11 @@ class Supervisor:
         self._clerk.start()
 
     def _new_clerk(self) -> ClerkLink:
-        listed = self._task.files_from
-        order = Open(
-            source=self._task.source,
-            target=self._task.target,
-            in_place=self._task.in_place,
-            listed=listed is not None,
-            overwrite=self._config.work.overwrite,
-            durable=self._config.storage.durable,
-            run=self._pool.run,
-            judge=self._judge,
-            again=False,
-            purpose=self._task.purpose,
-            retry=self._task.retry,
-            settings=msgspec.json.encode(self._config).decode(),
-            split_links=self._config.work.hard_links == "split",
-            backup=self._task.backup,
-            journal=self._task.journal,
-            quarantine=self._task.quarantine,
-        )
-        stdin = DEVNULL if listed is None else listed
         return ClerkLink(
             self._selector,
             self._pool,
-            order,
-            stdin,
+            self._task.order(self._asked, self._pool.run, settings=msgspec.json.encode(self._config).decode()),
+            self._task.stdin,
             nice=self._config.work.nice,
             opened=self._opened,
             now=self._clock.now,
@@ -307,7 +316,7 @@ class Supervisor:
         self._target, self._base, self._room = message.target, message.base, message.room
         for text in message.notices:
             self._happened(Noticed(text=text))
-        temp = b"" if self._surveys else os.path.join(message.target, b".dcmpool", b"tmp")
+        temp = b"" if self._surveys else os.path.join(message.target, STATE_DIRECTORY, b"tmp")
         readable: tuple[bytes, ...] = ()
         if not self._unconfined:
             audits = self._task.purpose is Purpose.AUDIT

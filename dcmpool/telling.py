@@ -1,14 +1,12 @@
 """What the loop itself tells of a run, as events; the policy tells the rest."""
 
 import os
-import platform
 
 import msgspec
 
-from dcmpool import __version__
 from dcmpool.config import Config
 from dcmpool.events import RunBegun, RunEnded, WorkerDied
-from dcmpool.evidence import Death, package_versions
+from dcmpool.evidence import Death, versions
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.report import Report
 
@@ -24,7 +22,7 @@ def run_begun(run: str, config: Config, *, source: bytes, target: bytes, in_plac
         in_place=in_place,
         audit=audit,
         settings=msgspec.to_builtins(config),
-        versions={"dcmpool": __version__, "python": platform.python_version()} | package_versions(),
+        versions=versions(),
     )
 
 

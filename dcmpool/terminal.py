@@ -4,7 +4,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -34,6 +35,15 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:  # while the list of files comes; a run itself has its own way to end
         raise typer.Exit(INTERRUPTED) from None
+
+
+def write_new(path: Path, fill: Callable[[TextIO], object]) -> None:
+    """Write a file that is not there yet; raise `UsageError` where it cannot be."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            fill(file)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def supervise(task: Task, settings: Config, *, events: str | None = None, as_json: bool, quiet: bool) -> NoReturn:
@@ -83,12 +93,15 @@ def conduct(
     raise typer.Exit(report.exit_code)
 
 
-def rehearse(task: Task, settings: Config, *, as_json: bool, quiet: bool) -> NoReturn:
+def rehearse(task: Task, settings: Config, *, events: str | None, as_json: bool, quiet: bool) -> NoReturn:
     """Say what a run would do: a line a path on standard output, and counts at the end on standard error.
 
     `quiet`: the lines of those that would fail, and nothing else; `as_json`: the counts alone.
     """
     from dcmpool.rehearsal import Rehearsal  # noqa: PLC0415 - no other command needs it
+
+    if events is not None:
+        raise UsageError("--dry-run and --events exclude each other: nothing happens")
 
     def tell(plan: Plan) -> None:
         if not as_json and (plan.due is Due.FAILS or not quiet):

@@ -9,13 +9,9 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
-from dcmpool.model import FailureKind, stored_time
+from dcmpool.model import STATE_DIRECTORY, FailureKind, stored_time
 from dcmpool.text import shown
-
-STATE_DIRECTORY: Final = b".dcmpool"
-"""dcmpool's own folder at the top of a TARGET, and so of a SOURCE that is or was one; not walked."""
 
 _SPECIAL = {
     stat.S_IFIFO: "a FIFO",

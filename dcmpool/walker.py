@@ -17,10 +17,10 @@ from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
-from dcmpool.model import FailureKind, Outcome, Purpose
+from dcmpool.model import STATE_DIRECTORY, FailureKind, Outcome, Purpose
 from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.text import words
-from dcmpool.tree import STATE_DIRECTORY, File, Note, base_of, look, walk
+from dcmpool.tree import File, Note, base_of, look, walk
 
 _FLUSH_SECONDS = 0.02
 """How long a file found waits for others to make a batch."""
@@ -83,7 +83,7 @@ class Walker:
             return self._listed()
         if self._order.in_place:
             return walk(self._order.source, target=None)
-        exists = self._order.purpose is not Purpose.SURVEY or os.path.isdir(self._target.root)
+        exists = os.path.isdir(self._target.root)  # as it need not where nothing is written
         return walk(self._order.source, target=self._target.root if exists else b"")
 
     def _is_whole(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dcmpool.errors import UsageError
-from dcmpool.terminal import one_line
+from dcmpool.terminal import one_line, write_new
 
 
 def doctor(
@@ -33,7 +33,7 @@ def doctor(
             raise UsageError("--write needs --bench, which measures what is to be written")
         health = surgery.examine(measure=bench, folder=folder)
         if write:
-            _write_new(write, chart.order_as_toml(surgery.fastest(health.findings)))
+            write_new(write, lambda file: file.write(chart.order_as_toml(surgery.fastest(health.findings))))
     if as_json:
         print(health.to_json())
     else:
@@ -41,11 +41,3 @@ def doctor(
 
         chart.print_health(health, Console())
     raise typer.Exit(1 if health.ailments else 0)
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error

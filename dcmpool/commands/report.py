@@ -10,10 +10,9 @@ from typing import Annotated, TextIO
 import typer
 
 from dcmpool.errors import UsageError
+from dcmpool.model import STATE_DIRECTORY
 from dcmpool.terminal import one_line
 from dcmpool.text import shown, words
-
-_JOURNAL = b"journal.sqlite"
 
 
 def report(
@@ -48,9 +47,9 @@ def report(
             html = os.fsdecode(root) + "-report.html"
         database = place.find(root, os.fsencode(os.path.abspath(journal)) if journal else b"").path
         if os.path.isdir(database):
-            database = os.path.join(database, _JOURNAL)
+            database = os.path.join(database, place.NAME)
         with contextlib.closing(History(database)) as history:
-            review = Review(history, os.path.join(root, b".dcmpool", b"evidence")) if html or json else None
+            review = Review(history, os.path.join(root, STATE_DIRECTORY, b"evidence")) if html or json else None
             if html and review:
                 text = page.render(review, root)
                 _write(html, page.START, lambda file: file.write(text), overwrite=overwrite)

@@ -106,11 +106,7 @@ def run(
             raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
         task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup)
         task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
-        if dry_run:
-            if events is not None:
-                raise UsageError("--dry-run and --events exclude each other: nothing happens")
-            rehearse(task, settings, as_json=as_json, quiet=quiet)
-        supervise(task, settings, events=events, as_json=as_json, quiet=quiet)
+        (rehearse if dry_run else supervise)(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 
 def _kind(retry: str | None) -> str:

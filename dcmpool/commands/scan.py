@@ -16,7 +16,7 @@ from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, FilesFrom, Output, Profile, Quiet, SecondsLimit, Source, Workers
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor
-from dcmpool.terminal import INTERRUPTED, conduct, one_line
+from dcmpool.terminal import INTERRUPTED, conduct, one_line, write_new
 
 if TYPE_CHECKING:
     from dcmpool.forecast import Forecast
@@ -82,12 +82,4 @@ def _show(forecast: "Forecast", *, as_json: bool, as_csv: str | None, quiet: boo
     elif forecast.report.failed:
         print_failures(forecast.report, Console(stderr=True))
     if as_csv and as_csv != "-":
-        _write_new(Path(as_csv), forecast)
-
-
-def _write_new(path: Path, forecast: "Forecast") -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            forecast.write_csv(file)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        write_new(Path(as_csv), forecast.write_csv)
