@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -33,7 +34,7 @@ from pydicom.uid import (
 from tests.command import TOP
 from tests.encoders import compressed
 from tests.series import check_series, native_series, pixel_digest, read_shipped
-from tests.soak import digest, sample
+from tests.soak import digest, family, sample
 
 SYNTAXES = (JPEGLosslessSV1, RLELossless, JPEGLSLossless, JPEGLossless, JPEG2000Lossless)
 _EACH = 36
@@ -131,8 +132,10 @@ class Memory:
     samples: list[dict[str, tuple[int, int]]] = field(default_factory=list)
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Take a sample."""
-        self.samples.append(sample(process))
+        """Take a sample, once there are workers: until then the supervisor is still loading its own modules."""
+        with contextlib.suppress(psutil.Error):
+            if family(psutil.Process(process.pid))["worker"]:
+                self.samples.append(sample(process))
 
     def growth(self, part: str) -> tuple[int, int, int]:
         """Return bytes once it was warm, at the end, and at most."""
@@ -166,6 +169,8 @@ class Trial:
         self._say("idle", self._idle)
         self._check("the report of all runs", self._reported(), dict(self._archive.expected))
         self._say("compared", lambda: self.problems.extend(self._archive.problems(self._target)))
+        if not self.memory.samples:
+            self.problems.append("nobody saw how much memory the run takes")
         for part in ("supervisor", "clerk"):
             warm, last, most = self.memory.growth(part)
             print(f"{part}: {warm >> 20} MiB when warm, {last >> 20} MiB at the end, {most >> 20} MiB at most")
@@ -207,7 +212,7 @@ class Trial:
         while True:
             memory.watch(process)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                summary = json.loads(process.communicate(timeout=0.5)[0])
+                summary = json.loads(process.communicate(timeout=0.1)[0])
                 break
         self._check("an exit code", summary["exit_code"], 1 if self._archive.expected["failed"] else 0)
         counts = Counter({outcome: count for outcome, count in summary["counts"].items() if count})
