@@ -18,7 +18,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -267,7 +267,8 @@ def _lines_of_interval(scan: Scan, found: Codestream) -> int:
 
 def _bits(samples: NDArray[Any], table: bytes, scan: Scan, precision: int, lines: int) -> NDArray[Any]:
     """Give the bits (code and difference) that each line of one component takes (T.81 H.1.2)."""
-    differences = _differences(samples >> scan.low, scan.selection, 1 << (precision - scan.low - 1), lines)
+    shifted = samples >> scan.low if scan.low else samples
+    differences = _differences(shifted, scan.selection, 1 << (precision - scan.low - 1), lines)
     costs: NDArray[Any] = np.take(_costs(table), differences)
     bits: NDArray[Any] = costs.sum(axis=1, dtype="u4")  # a line has at most 65535 samples of at most 32 bits
     return bits
@@ -281,8 +282,9 @@ def _categories() -> NDArray[Any]:
     return categories
 
 
+@lru_cache(maxsize=8)
 def _costs(table: bytes) -> NDArray[Any]:
-    """Give the bits that each difference modulo 2^16 takes; 0 for one that has no code."""
+    """Give the bits that each difference modulo 2^16 takes; 0 for one that has no code. A series has few tables."""
     bits = np.zeros(256, "u1")
     for length, category in _codes(table):
         bits[category] = length + (category if category < 16 else 0)  # 32768 alone is of category 16
@@ -299,8 +301,8 @@ def _differences(x: NDArray[Any], selection: int, start: int, lines: int) -> NDA
     """Give each sample's difference from its prediction (T.81 H.1.2.1), modulo 2^16."""
     x = np.ascontiguousarray(x, "u2")
     out = np.empty_like(x)
-    if selection == 1:
-        np.subtract(x[:, 1:], x[:, :-1], out=out[:, 1:])
+    if selection == 1:  # in one go, past the ends of lines; what begins a line is made anew below
+        np.subtract(x.reshape(-1)[1:], x.reshape(-1)[:-1], out=out.reshape(-1)[1:])
     else:
         np.subtract(x[1:, 1:], _prediction(selection, x[1:, :-1], x[:-1, 1:], x[:-1, :-1]), out=out[1:, 1:])
     np.subtract(x[1:, 0], x[:-1, 0], out=out[1:, 0])
