@@ -1,6 +1,6 @@
 """One attempt at one file in one child, as a run makes it, and what it came to; the result is thrown away.
 
-    parent (this command) --Assign, Grant--> child; <-- Inspected, Wants, the end
+    parent (this command) --Assign, Grant--> child; <-- Wants, the end; on its board: Inspected
 
 Nothing is left behind, however it ends: no process, no file.
 
@@ -22,17 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcmpool import _os, diagnose
+from dcmpool.board import inspected_on, new_board, stage_on
 from dcmpool.config import MIB
 from dcmpool.engines import ENGINE_NAMES
 from dcmpool.errors import UsageError
-from dcmpool.model import Stage
 from dcmpool.protocol import (
     FROM_WORKER,
     TO_WORKER,
     Assign,
     Failed,
     Grant,
-    Inspected,
     Left,
     Message,
     Ready,
@@ -40,8 +39,9 @@ from dcmpool.protocol import (
     Written,
 )
 
-_STAGES = tuple(Stage)
+_JOB = 1
 _GRACE_SECONDS = 0.2
+_LOOK_SECONDS = 0.1
 
 
 def attempt(file: Path, *, engine: str, limit_seconds: float, memory_mib: int) -> int:
@@ -55,7 +55,7 @@ def attempt(file: Path, *, engine: str, limit_seconds: float, memory_mib: int) -
     if engine and engine not in ENGINE_NAMES:
         raise UsageError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINE_NAMES)}")
     ours, theirs = socket.socketpair()
-    board, output = _os.sealed_memory("board", 1), _os.sealed_memory("output", _os.OUTPUT_BYTES)
+    board, output = new_board(), _os.sealed_memory("output", _os.OUTPUT_BYTES)
     with _ended_by_signals(), ours, theirs, tempfile.TemporaryDirectory(prefix="dcmpool-") as folder:
         parent = os.getpid()
         pid = os.fork()
@@ -94,7 +94,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _order(file: Path, folder: str, engine: str, alarm_seconds: float) -> Assign:
     return Assign(
-        job=1, attempt=1, source=os.fsencode(file.absolute()), temp=os.fsencode(os.path.join(folder, "result")),
+        job=_JOB, attempt=1, source=os.fsencode(file.absolute()), temp=os.fsencode(os.path.join(folder, "result")),
         engine=engine, tried=(), skip_others=False, in_place=False, durable=True, alarm_seconds=alarm_seconds,
         granted_bytes=0, granted_writer=False,
     )  # fmt: skip
@@ -128,21 +128,23 @@ def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) 
     """Answer what the child asks until it ends, or its time does."""
     reader = FROM_WORKER.reader()
     begun = time.monotonic()
+    introduced = False
     while True:
         left = begun + limit_seconds - time.monotonic()
-        if left <= 0 or not select.select([channel], [], [], left)[0]:
+        is_ready = select.select([channel], [], [], min(max(0.0, left), _LOOK_SECONDS))[0]
+        introduced = introduced or _introduce(board)
+        if not is_ready and left <= 0:
             return _end_it(board, pid, limit_seconds)
+        if not is_ready:
+            continue
         data = _hear(channel)
         if not data:
-            print(f"the child ended by itself, in {_stage(board)}, after {time.monotonic() - begun:.2f} s")
+            print(f"the child ended by itself, in {stage_on(board)}, after {time.monotonic() - begun:.2f} s")
             return 1
         for message in reader.feed(data):
             match message:
                 case Ready():
                     pass
-                case Inspected():
-                    engine = message.engine or "no engine"
-                    print(f"{message.transfer_syntax_uid}, {message.native_bytes:,} bytes native, {engine}", flush=True)
                 case Wants():
                     _say(channel, Grant(message.job, 2 * limit_seconds))
                 case Failed() | Left():
@@ -151,6 +153,16 @@ def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) 
                 case Written():
                     print(f"{message.outcome}: {message.size:,} bytes, {message.seconds:.3f} s")
                     return 0
+
+
+def _introduce(board: int) -> bool:
+    """Say what the file is and what will decode it, as soon as the child shows it."""
+    found = inspected_on(board, _JOB)
+    if found is None:
+        return False
+    engine = found.engine or "no engine"
+    print(f"{found.transfer_syntax_uid}, {found.native_bytes:,} bytes native, {engine}", flush=True)
+    return True
 
 
 def _say(channel: socket.socket, message: Message) -> None:
@@ -167,7 +179,7 @@ def _hear(channel: socket.socket) -> bytes:
 
 def _end_it(board: int, pid: int, limit_seconds: float) -> int:
     """Say what holds the child up, have it print its stack, and leave it to be killed."""
-    stage = _stage(board)
+    stage = stage_on(board)
     before = diagnose.examine(pid)
     print(f"no result within {limit_seconds:g} s, in {stage}: {diagnose.cause(before, stage)}; {before.text()}")
     sys.stdout.flush()
@@ -176,8 +188,3 @@ def _end_it(board: int, pid: int, limit_seconds: float) -> int:
     select.select([pidfd], [], [], _GRACE_SECONDS)
     os.close(pidfd)
     return 1
-
-
-def _stage(board: int) -> Stage:
-    index = os.pread(board, 1, 0)[0]
-    return _STAGES[index] if index < len(_STAGES) else Stage.INSPECT

@@ -9,13 +9,13 @@ import socket
 from typing import Any
 
 from dcmpool import _os
+from dcmpool.board import inspected_on, new_board, stage_on
 from dcmpool.diagnose import Evidence
 from dcmpool.helper import Helper
 from dcmpool.model import Stage
-from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Message
+from dcmpool.protocol import FROM_WORKER, TO_WORKER, Codec, Inspected, Message
 
 _READ_BYTES = 65536
-_STAGES = tuple(Stage)
 _WHAT_TO_DO = {
     errno.EMFILE: "allow more open files (ulimit -n) or use fewer --workers",
     errno.ENFILE: "the whole machine has too many open files",
@@ -31,7 +31,7 @@ def refusal(error: OSError) -> str:
 
 
 class Child:
-    """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (the stage)."""
+    """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (`board.py`)."""
 
     def __init__(self, maker: Helper) -> None:
         self.maker = maker
@@ -40,7 +40,7 @@ class Child:
         self.channel = ours
         self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
         self.trace = _os.sealed_memory("trace", _os.OUTPUT_BYTES)
-        self.board = _os.sealed_memory("board", 1)
+        self.board = new_board()
         self.pid = 0
         self.pidfd = -1
         self.is_dead = False
@@ -48,6 +48,7 @@ class Child:
         self.seen: tuple[float, Evidence] | None = None
         """When it was last looked at, and what was seen."""
         self._reader = FROM_WORKER.reader()
+        self._shown: Inspected | None = None
 
     def descriptors(self) -> list[int]:
         """Return what the fork server gives to the child, in its order."""
@@ -85,8 +86,15 @@ class Child:
     @property
     def stage(self) -> Stage:
         """What the child says it is doing."""
-        index = os.pread(self.board, 1, 0)[0]
-        return _STAGES[index] if index < len(_STAGES) else Stage.INSPECT
+        return stage_on(self.board)
+
+    def news(self, job: int) -> Inspected | None:
+        """Return what the child shows of this job, if it was not returned before."""
+        found = inspected_on(self.board, job)
+        if found is None or found == self._shown:
+            return None
+        self._shown = found
+        return found
 
     def signal(self, number: int) -> None:
         """Signal the child and its process group."""

@@ -27,7 +27,7 @@ from dcmpool.forklink import ForkLink
 from dcmpool.memory import OUT_OF_MEMORY, Killer
 from dcmpool.model import FailureKind, Stage
 from dcmpool.pool import Pool
-from dcmpool.protocol import Exited, Failed, Keep, Launch, Launched, Message, ProtocolError
+from dcmpool.protocol import Exited, Failed, Keep, Launch, Launched, Message, ProtocolError, Written
 from dcmpool.telling import worker_died
 
 _STATUS_SECONDS = 1.0
@@ -122,6 +122,7 @@ class Children:
     def examine(self, number: int) -> None:
         """Look at a child that takes long, and tell the policy what was seen."""
         child, worker = self._children[number], self._pool.crew[number]
+        self._look_at_board(number)
         now = time.monotonic()  # not the run's own time: a child may have worked on while this process was stopped
         seen_at, before = child.seen or (now, None)
         found = with_share(diagnose.examine(child.pid), before, now - seen_at)
@@ -151,6 +152,11 @@ class Children:
     def stage(self, number: int) -> Stage:
         """Return what a child says it is doing."""
         return self._children[number].stage
+
+    def look_at_boards(self) -> None:
+        """Tell the policy what all children show."""
+        for number in self._children:
+            self._look_at_board(number)
 
     @property
     def is_behind(self) -> bool:
@@ -192,15 +198,25 @@ class Children:
             messages, closed = child.receive()
         except ProtocolError as error:
             self._selector.unregister(child.channel)
+            self._look_at_board(number)
             self._pool.garbled(number, str(error), now)
             return
         for message in messages:
+            if not isinstance(message, Written):  # which says all that the board does
+                self._look_at_board(number)
             if isinstance(message, Failed) and message.kind is FailureKind.MEMORY:
                 self._ran_out_of_memory(number, message, now)
             self._pool.message(number, message, now)
         if closed:
+            self._look_at_board(number)
             self._selector.unregister(child.channel)
             self._pool.hung_up(number, now)
+
+    def _look_at_board(self, number: int) -> None:
+        """Tell the policy what a child shows of its job: before anything of which that is known, or follows."""
+        job = self._pool.crew[number].job
+        if job is not None and (inspected := self._children[number].news(job.id)):
+            self._pool.inspected(number, inspected)
 
     def _on_death(self, number: int) -> None:
         """The pidfd says that the child is dead: hear its last messages, then say so as soon as its status is known."""

@@ -21,8 +21,6 @@ _FORKSERVER_STARTS = 3
 """How many times `start_seconds` the fork server has to make a child: it may have to load the codecs first."""
 _MAX_FAILED_STARTS = 3
 """Children in a row that end before they were given a job."""
-_REMEMBER_SECONDS = 1.0
-"""Attempts that take longer are journalled, should everything die with them."""
 
 
 class Crew:
@@ -111,12 +109,12 @@ class Crew:
         worker.rest()
         return job
 
-    def long_attempts(self, now: float) -> tuple[Begun, ...]:
-        """Return, once each, the attempts that have taken long."""
-        slow = [w for w in self._workers.values() if (due := _remember_at(w)) is not None and now >= due]
-        for worker in slow:
-            worker.remembered = True
-        return tuple(Begun(worker.job.path, worker.engine) for worker in slow if worker.job)
+    def long_attempt(self, worker: Worker) -> tuple[Begun, ...]:
+        """Return, once, an attempt that has taken so long that the kernel was asked about it; not an audit's."""
+        if worker.phase is not Phase.BUSY or worker.remembered or worker.job is None or worker.job.recorded is not None:
+            return ()
+        worker.remembered = True
+        return (Begun(worker.job.path, worker.engine),)
 
     def waits(self, now: float) -> list[Wait]:
         """Return the children that wait for storage: themselves, or at a gate that lost ones alone keep shut."""
@@ -150,9 +148,9 @@ class Crew:
     # --- deadlines
 
     def next_deadline(self) -> float | None:
-        """Return when `expire` or `long_attempts` is due at the latest; None if nothing is due from anybody."""
+        """Return when `expire` is due at the latest; None if nothing is due from anybody."""
         workers = self._workers.values()
-        moments = (moment for w in workers for moment in (w.deadline, w.look_at, _remember_at(w)))
+        moments = (moment for w in workers for moment in (w.deadline, w.look_at))
         return min((moment for moment in moments if moment is not None), default=None)
 
     def expire(self, now: float) -> list[Worker]:
@@ -224,10 +222,3 @@ class Crew:
         worker.killed = True
         worker.end_by(now + self._limits.lost_seconds)
         self._emit(SignalChild(worker.id, signal.SIGKILL))
-
-
-def _remember_at(worker: Worker) -> float | None:
-    """Return when an attempt will have taken long; None if there is none, it was remembered already, or an audit's."""
-    if worker.phase is not Phase.BUSY or worker.remembered or worker.job is None or worker.job.recorded is not None:
-        return None
-    return worker.begun + _REMEMBER_SECONDS

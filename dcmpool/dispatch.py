@@ -1,7 +1,7 @@
 """Who does what next: jobs and checks for free children, with their limits and what the gate grants. Pure.
 
 free child + next job -> Assign | Check | Survey, with bytes and a writer's place if the gate has room
-Inspected -> its limit          Wants -> the gate -> Grant
+Inspected (on the board) -> its limit          Wants -> the gate -> Grant
 """
 
 from collections.abc import Callable

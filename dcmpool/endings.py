@@ -39,6 +39,7 @@ class Endings:
         """A result is complete: commit it, or have it judged first."""
         temp = worker.temp
         job = self._crew.rest(worker)
+        job.transfer_syntax_uid = message.transfer_syntax_uid
         if self._opinions.doubts(job, message):
             self._opinions.add(Unchecked(job, temp, message, worker.id))
         else:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dcmpool import _os, replica
+from dcmpool.board import Board
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance
 from dcmpool.model import FailureKind, Stage
@@ -31,8 +32,6 @@ from dcmpool.protocol import (
 
 STREAM_BYTES = 64 * 1024 * 1024
 """Instances up to this size are decoded whole before they are written; larger ones Frame by Frame."""
-STAGES = tuple(Stage)
-"""The board holds an index into this."""
 
 UID_CHARACTERS = 64
 """PS3.5 6.2, UI; a file may hold more."""
@@ -63,7 +62,7 @@ class Channel:
 class Errand(ABC):
     """What a worker does for one order: its grants, its stage, its clock, and that it ends as one message."""
 
-    def __init__(self, order: Assign | Check | Survey, channel: Channel, board: int) -> None:
+    def __init__(self, order: Assign | Check | Survey, channel: Channel, board: Board) -> None:
         self._job = order.job
         self._path = order.source
         self._channel = channel
@@ -78,6 +77,7 @@ class Errand(ABC):
     def run(self) -> Message:
         """Do the job and return the message that ends it."""
         self._arm()
+        self._board.clear()
         self._enter(Stage.INSPECT)
         try:
             return self._work()
@@ -99,9 +99,9 @@ class Errand(ABC):
     def _work(self) -> Message:
         """Do it; raise `Fault`, `MemoryError` or `OSError` (of the target) if it cannot be done."""
 
-    def _say_inspected(self, instance: Instance) -> None:
+    def _show_inspected(self, instance: Instance) -> None:
         uid = instance.transfer_syntax_uid[:UID_CHARACTERS]
-        self._channel.send(Inspected(self._job, uid, instance.native_bytes, self._engine))
+        self._board.show(Inspected(self._job, uid, instance.native_bytes, self._engine))
 
     def _staged(self, frames: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """Pass Frames through, and say at each that it is decoding, not writing, that takes the time."""
@@ -144,7 +144,7 @@ class Errand(ABC):
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
-        os.pwrite(self._board, bytes([STAGES.index(stage)]), 0)
+        self._board.enter(stage)
 
     def _explained(self, fault: Fault) -> str:
         """Return the reason; where the sandbox alone forbids to read a file, what to do about it."""

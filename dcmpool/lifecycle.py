@@ -11,7 +11,7 @@ from dcmpool.engines import kin
 from dcmpool.jobs import Job
 from dcmpool.model import FailureKind, Side
 from dcmpool.opinions import Unchecked
-from dcmpool.protocol import Checked, Failed, Inspected, Left, Message, Ready, Surveyed, Wants, Written
+from dcmpool.protocol import Checked, Failed, Left, Message, Ready, Surveyed, Wants, Written
 
 _LOOK_SECONDS = 1.0
 """How often the kernel is asked about a child that takes long."""
@@ -33,7 +33,7 @@ class Phase(StrEnum):
 LEGAL: dict[Phase, tuple[type[Message], ...]] = {
     Phase.STARTING: (Ready,),
     Phase.IDLE: (),
-    Phase.BUSY: (Inspected, Wants, Written, Left, Checked, Surveyed, Failed),
+    Phase.BUSY: (Wants, Written, Left, Checked, Surveyed, Failed),
     Phase.WAITING: (),
 }
 """Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""

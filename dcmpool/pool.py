@@ -219,7 +219,6 @@ class Pool:
         self._due, was_draining = None, self.draining
         for worker in self.crew.expire(now):
             self._endings.lost(worker, now)
-        self.ledger.remember(self.crew.long_attempts(now))
         self._dispatcher.grant(now)
         # In place, what is held keeps others from beginning; what comes while the clerk is busy is one transaction too.
         self.ledger.send_held(now, at_once=self.draining or self._in_place)
@@ -263,8 +262,6 @@ class Pool:
         match message:
             case Ready():
                 worker.rest()
-            case Inspected():
-                self._dispatcher.inspected(worker, message)
             case Wants():
                 self._dispatcher.wants(worker, message, now)
             case Written():
@@ -280,6 +277,12 @@ class Pool:
             case Failed():
                 self._endings.failed(worker, message, now)
 
+    def inspected(self, number: int, message: Inspected) -> None:
+        """Take what a child shows of its job; this is no sign of life, since it may have been there for long."""
+        worker = self.crew[number]
+        if worker.phase is Phase.BUSY and not worker.hung_up and worker.job and message.job == worker.job.id:
+            self._dispatcher.inspected(worker, message)
+
     def garbled(self, number: int, reason: str, now: float) -> None:
         """A child broke the protocol."""
         self.crew.break_off(self.crew[number], reason, now)
@@ -290,8 +293,10 @@ class Pool:
 
     def examined(self, number: int, look: Look, now: float) -> None:
         """Take what the kernel says of a child that takes long."""
-        if self.crew.examined(self.crew[number], look, now):
+        worker = self.crew[number]
+        if self.crew.examined(worker, look, now):
             self._due = now
+        self.ledger.remember(self.crew.long_attempt(worker))
 
     def proved_dead(self, number: int) -> None:
         """A child is dead, and how it died is about to be known: nothing can be due from it any more."""

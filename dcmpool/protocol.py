@@ -1,7 +1,7 @@
 """What the processes say to each other: strict, size-limited frames, and no I/O.
 
     supervisor --Assign, Check, Survey, Grant-----------> worker
-               <-Ready, Inspected, Wants, Written, Left, Checked, Surveyed, Failed-
+               <-Ready, Wants, Written, Left, Checked, Surveyed, Failed-; on its board: Inspected
     supervisor --Open, More, Begin, Commit, Settle, Discard, Finish--> clerk
                <-Opened, Refused, Found, Noted, Earlier, Scanned, Committed, Stopped, Finished-
     supervisor --Launch (with file descriptors)---------> fork server
@@ -133,7 +133,7 @@ class Ready(Message, frozen=True):
 
 
 class Inspected(Message, frozen=True):
-    """The header up to Pixel Data is read; `engine` will decode it."""
+    """The header up to Pixel Data is read; `engine` will decode it. This is shown (`board.py`), and not sent."""
 
     job: Count
     transfer_syntax_uid: Uid
@@ -225,7 +225,7 @@ class Failed(Message, frozen=True):
 
 
 ToWorker = Assign | Check | Survey | Grant
-FromWorker = Ready | Inspected | Wants | Written | Left | Checked | Surveyed | Failed
+FromWorker = Ready | Wants | Written | Left | Checked | Surveyed | Failed
 
 
 # --- supervisor -> clerk
@@ -617,6 +617,7 @@ class FrameReader(Generic[M]):
 
 TO_WORKER: Codec[Any] = Codec(ToWorker)
 FROM_WORKER: Codec[Any] = Codec(FromWorker)
+ON_BOARD: Codec[Inspected] = Codec(Inspected)
 TO_CLERK: Codec[Any] = Codec(ToClerk, MAX_CLERK_FRAME_BYTES)
 FROM_CLERK: Codec[Any] = Codec(FromClerk, MAX_CLERK_FRAME_BYTES)
 TO_FORKSERVER: Codec[Any] = Codec(ToForkserver)

@@ -26,7 +26,7 @@ from dcmpool.control import Answer, Command, Request, obey
 from dcmpool.desk import Desk
 from dcmpool.errors import DcmpoolError, LaunchError, UsageError
 from dcmpool.eventlink import EventLink, utc_now
-from dcmpool.events import Controlled, Event, Noticed
+from dcmpool.events import Controlled, Event, Noticed, Snapshot
 from dcmpool.interrupts import Interrupts
 from dcmpool.inventory import Inventory
 from dcmpool.lifecycle import Phase
@@ -205,9 +205,13 @@ class Supervisor:
 
     def _show(self, now: float) -> None:
         if self._overview.sample(now) and self._events.is_wanted:
-            self._events.send(self._overview.look(now))
+            self._events.send(self._look(now))
         if self._progress.is_due(now):
-            self._progress.show(self._overview.look(now), now)
+            self._progress.show(self._look(now), now)
+
+    def _look(self, now: float) -> Snapshot:
+        self._children.look_at_boards()
+        return self._overview.look(now)
 
     def _timeout(self, now: float) -> float | None:
         moments = [self._children.next_deadline(), self._pool.next_deadline(), self._progress.next_due(now)]
@@ -290,7 +294,7 @@ class Supervisor:
     def _serve(self, request: Request) -> Answer:
         """Answer a client of `dcmpool status` or `dcmpool control`."""
         if request.command is Command.STATUS:
-            run = self._overview.look(self._clock.now())
+            run = self._look(self._clock.now())
             return Answer(f"process {os.getpid()}", run=msgspec.structs.replace(run, time=utc_now()))
         answer = obey(request, self._pool)
         self._happened(Controlled(command=request.command, value=request.value, answer=answer.text))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dcmpool import engines
+from dcmpool.board import Board
 from dcmpool.dataset import Element, shows_vr, walk
 from dcmpool.errand import STREAM_BYTES, UID_CHARACTERS, Channel, Errand
 from dcmpool.errors import Fault
@@ -36,7 +37,7 @@ _MOST_BYTES: Final = 256
 class Surveying(Errand):
     """One look at one file."""
 
-    def __init__(self, order: Survey, channel: Channel, board: int) -> None:
+    def __init__(self, order: Survey, channel: Channel, board: Board) -> None:
         super().__init__(order, channel, board)
         self._order = order
 
@@ -74,12 +75,12 @@ class Surveying(Errand):
             CORRUPT in the stage "inspect" is the verdict of a run too; any other is of this engine alone.
         """
         begun, cpu_begun = time.monotonic(), time.process_time()
-        self._say_inspected(header)  # for its limit
+        self._show_inspected(header)  # for its limit
         instance = inspect(source)
         if instance.flaw:
             raise Fault(FailureKind.CORRUPT, instance.flaw)
         self._engine = _engines(instance)[0]
-        self._say_inspected(instance)
+        self._show_inspected(instance)
         waited = self._begun
         self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
         self._enter(Stage.DECODE)

@@ -3,7 +3,7 @@
     Assign -> inspect -> [wants bytes] -> decode -> [wants a writer's place] -> write, fsync, verify -> Written
 
 A worker owns nothing that outlives it but a temp file, so it may be killed at any instant. It asks before it
-takes, and says what it does in one byte of a board that the supervisor can read without asking. Whatever a file
+takes, and shows what it does on a board that the supervisor can read without asking. Whatever a file
 or a codec does here ends as one message, or as this process's death.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dcmpool import audit, engines, native, replica, verify
+from dcmpool.board import Board
 from dcmpool.errand import STREAM_BYTES, UID_CHARACTERS, Channel, Errand
 from dcmpool.errors import Fault
 from dcmpool.instance import Instance, inspect
@@ -40,7 +41,7 @@ from dcmpool.text import linked
 class Attempt(Errand):
     """One attempt at one job: from the source to a temp file."""
 
-    def __init__(self, order: Assign, channel: Channel, board: int) -> None:
+    def __init__(self, order: Assign, channel: Channel, board: Board) -> None:
         super().__init__(order, channel, board)
         self._order = order
         self._writer = order.granted_writer
@@ -62,7 +63,7 @@ class Attempt(Errand):
                 failed = self._choose_engine(instance)
                 if failed:
                     return failed
-            self._say_inspected(instance)
+            self._show_inspected(instance)
             return self._produce(source, instance)
 
     def _choose_engine(self, instance: Instance) -> Failed | None:
@@ -141,7 +142,7 @@ class Attempt(Errand):
 class Opinion(Errand):
     """A second engine's opinion on a result: one just made, or one of an earlier run, which is looked at again too."""
 
-    def __init__(self, order: Check, channel: Channel, board: int) -> None:
+    def __init__(self, order: Check, channel: Channel, board: Board) -> None:
         super().__init__(order, channel, board)
         self._order = order
 
@@ -182,7 +183,7 @@ class Opinion(Errand):
         if not names:
             return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
         self._engine = names[0]
-        self._say_inspected(instance)
+        self._show_inspected(instance)
         self._need_bytes(min(instance.memory_bytes, STREAM_BYTES), ask=instance.memory_bytes > STREAM_BYTES)
         self._enter(Stage.VERIFY)
         # What this run has just made is proved already; what an earlier one made may be of an earlier dcmpool.
@@ -205,7 +206,7 @@ def _scratch() -> Path:
     return scratch
 
 
-def errand(order: Assign | Check | Survey, channel: Channel, board: int) -> Errand:
+def errand(order: Assign | Check | Survey, channel: Channel, board: Board) -> Errand:
     """Return what an order asks for."""
     match order:
         case Assign():
@@ -216,9 +217,9 @@ def errand(order: Assign | Check | Survey, channel: Channel, board: int) -> Erra
             return Surveying(order, channel, board)
 
 
-def serve_child(channel_fd: int, board: int) -> None:
+def serve_child(channel_fd: int, board_fd: int) -> None:
     """Do jobs until the supervisor closes the channel."""
-    channel = Channel(channel_fd)
+    channel, board = Channel(channel_fd), Board(board_fd)
     channel.send(Ready())
     while (order := channel.receive()) is not None:
         os.lseek(2, 0, os.SEEK_SET)  # what an earlier job printed is no evidence for this one

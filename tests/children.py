@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcmpool import engines
+from dcmpool.board import Board
 from dcmpool.errand import Channel
 from dcmpool.model import FailureKind, Outcome, Stage
 from dcmpool.protocol import FROM_WORKER, Assign, Check, Failed, Ready, Wants, Written
@@ -220,7 +221,7 @@ def _written(order: Assign) -> Written:
 
 
 def _do(channel: Channel, order: Assign | Check) -> None:
-    channel.send(errand(order, channel, _board).run())
+    channel.send(errand(order, channel, Board(_board)).run())
 
 
 _board = -1

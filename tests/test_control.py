@@ -154,6 +154,14 @@ def test_a_status_is_for_eyes_too_and_finds_a_target_by_any_name(command: Comman
     running.end()
 
 
+def test_a_status_names_the_engines_at_work(command: Command, record: Record) -> None:
+    """They are shown by children that send nothing before they are done."""
+    running = start(command)
+    until(lambda: any(doing.engine == "turbo" for doing in status(command).workers))
+    ask(command, "drain")
+    running.end()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -110,6 +110,18 @@ def test_the_stream_says_of_each_file_what_the_summary_says(command: Command, re
             assert event.engine
 
 
+def test_a_failed_file_is_told_with_its_transfer_syntax(command: Command, record: Record) -> None:
+    """Its header was good, and read; its pixels are not."""
+    data = bytearray((command.path / "series" / "CT0001.dcm").read_bytes())
+    middle = len(data) - 1000
+    data[middle : middle + 200] = bytes(200)
+    (command.path / "series" / "worn.dcm").write_bytes(data)
+    command.run("run", "series", "-o", "native", "--events", "events.jsonl")
+    (worn,) = [e for e in of(read((command.path / "events.jsonl").read_bytes()), FileEnded) if e.path == "worn.dcm"]
+    assert (worn.outcome, worn.transfer_syntax_uid) == (Outcome.FAILED, "1.2.840.10008.1.2.4.70")
+    assert worn.attempts[0].engine == "turbo"
+
+
 def test_deaths_and_retries_are_told_with_their_diagnosis(tmp_path: Path) -> None:
     """A file that hangs every engine and one that crashes them: each death, what it was, and where the evidence is."""
     make_series(tmp_path / "series", 2, 64)

@@ -53,6 +53,16 @@ def test_the_cause_of_a_kill(series: Run, how: str, cause: str) -> None:
     assert not (folder / "source").exists()
 
 
+def test_a_crash_names_the_engine_and_what_it_read(series: Run) -> None:
+    """The child shows both before it decodes, and sends nothing: what it shows outlives it."""
+    series.add("refused_memory")
+    report = series.run("tests.stuck_children")
+    (ending,) = report.failed
+    assert [attempt.engine for attempt in ending.attempts][:2] == ["turbo", "gdcm"]
+    assert ending.transfer_syntax_uid == "1.2.840.10008.1.2.4.70"
+    assert [diagnosis["engine"] for diagnosis, _ in kept(series)][:2] == ["turbo", "gdcm"]
+
+
 def test_a_header_that_takes_for_ever_is_no_decoders_fault(series: Run) -> None:
     series.add("spin_in_the_header")
     series.run("tests.stuck_children", limits={"attempt_seconds": 1.5})

@@ -19,6 +19,7 @@ from dcmpool.opinions import MAX_OPINIONS
 from dcmpool.protocol import (
     Assign,
     Begin,
+    Begun,
     Check,
     Checked,
     Commit,
@@ -614,11 +615,23 @@ def test_a_clerk_that_does_not_answer_is_stalled_storage() -> None:
 def test_attempts_that_take_long_are_remembered_once() -> None:
     """Should everything die with them, the next run knows."""
     world = started(1, workers=1)
+    (child,) = busy(world)
+    world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
     world.advance(0.875)
     assert not [m for m in world.clerk.inbox if isinstance(m, Begin)]
     world.advance(6.0)
     (begin,) = [m for m in world.clerk.inbox if isinstance(m, Begin)]
-    assert [begun.path for begun in begin.attempts] == [b"CT0001"]
+    assert begin.attempts == (Begun(b"CT0001", "gdcm"),)
+
+
+def test_what_a_dying_child_shows_gives_it_no_time() -> None:
+    """Its board outlives it; that its file is large is no reason to wait for it."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    world.hang_up(child)
+    world.step(lambda: world.pool.inspected(child.id, Inspected(order(child).job, JPEG_LOSSLESS, 64 * MIB, "gdcm")))
+    world.advance(2.0)
+    assert child.term_at == world.now
 
 
 def test_what_a_dead_child_left_is_thrown_away() -> None:
@@ -670,7 +683,6 @@ def test_what_a_child_may_not_say_now_ends_it(name: Phase, job: int) -> None:
     """Every message out of its phase, or about a job that the child does not have, and nothing comes of it."""
     said: list[Message] = [
         Ready(),
-        Inspected(job, JPEG_LOSSLESS, 0, "gdcm"),
         Wants(job, bytes=MIB),
         written(job),
         Left(job, Outcome.SKIPPED, "", 1, 1, "why"),
@@ -1147,7 +1159,7 @@ def test_after_a_stall_a_child_that_speaks_has_its_whole_limit() -> None:
     world.stalled = True
     world.advance(12.0)
     world.stalled = False
-    world.say(child, Inspected(order(child).job, JPEG_LOSSLESS, 2 * MIB, "gdcm"))
+    world.say(child, Wants(order(child).job, bytes=2 * MIB))
     world.advance(7.875)
     assert child.term_at is None
     world.advance(0.125)

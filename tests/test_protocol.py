@@ -19,6 +19,7 @@ from dcmpool.protocol import (
     FROM_FORKSERVER,
     FROM_WORKER,
     MAX_FRAME_BYTES,
+    ON_BOARD,
     TO_CLERK,
     TO_FORKSERVER,
     TO_WORKER,
@@ -275,17 +276,19 @@ def test_a_time_that_is_none_is_refused(seconds: float) -> None:
         FROM_WORKER.decode(FROM_WORKER.pack(message))
 
 
-@pytest.mark.parametrize("message_type", [Inspected, Written])
-def test_more_native_bytes_than_a_dicom_file_can_hold_are_refused(message_type: type[Message]) -> None:
+@pytest.mark.parametrize(("codec", "message_type"), [(ON_BOARD, Inspected), (FROM_WORKER, Written)])
+def test_more_native_bytes_than_a_dicom_file_can_hold_are_refused(
+    codec: Codec[Any], message_type: type[Message]
+) -> None:
     """The limit of an attempt grows with them; Pixel Data has a 32-bit even length (PS3.5, 7.1)."""
     for size, legal in ((2**32 - 2, True), (2**32 - 1, False), (2**63 - 1, False)):
         message = msgspec.structs.replace(_smallest(message_type), native_bytes=size)
-        body = FROM_WORKER.pack(message)
+        body = codec.pack(message)
         if legal:
-            assert FROM_WORKER.decode(body) == message
+            assert codec.decode(body) == message
         else:
             with pytest.raises(ProtocolError, match="native_bytes"):
-                FROM_WORKER.decode(body)
+                codec.decode(body)
 
 
 @pytest.mark.parametrize(("name", "text"), [("reason", "x" * 2001), ("engine", "x" * 41)], ids=["reason", "engine"])

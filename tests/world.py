@@ -303,6 +303,9 @@ class World:
         """Let a child send a message, legal or not."""
         if not (child.alive and child.listening):
             return
+        if isinstance(message, Inspected):  # which is shown, and means nothing where it does not belong
+            self.step(lambda: self.pool.inspected(child.id, message))
+            return
         doomed, legal, job = child.doomed, self._is_legal(child, message), child.order
         if legal and not doomed:
             self._account(child, message)
@@ -417,8 +420,8 @@ class World:
         if isinstance(child.order, Check):
             if isinstance(message, Checked):
                 return message.engine not in ("", "gdcm", "gdcmconv")  # all results are of the first
-            return isinstance(message, Inspected | Failed)
-        return isinstance(message, Inspected | Failed) or self._is_known_outcome(message)
+            return isinstance(message, Failed)
+        return isinstance(message, Failed) or self._is_known_outcome(message)
 
     def _is_known_outcome(self, message: Message) -> bool:
         if isinstance(message, Written):

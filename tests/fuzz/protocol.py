@@ -13,7 +13,7 @@ _WRITTEN = protocol.Written(
 )
 FRAMES: tuple[tuple[Codec[Any], Any], ...] = (
     (protocol.FROM_WORKER, protocol.Ready()),
-    (protocol.FROM_WORKER, protocol.Inspected(7, "1.2.840.10008.1.2.4.70", 512, "turbo")),
+    (protocol.ON_BOARD, protocol.Inspected(7, "1.2.840.10008.1.2.4.70", 512, "turbo")),
     (protocol.FROM_WORKER, protocol.Wants(7, 1 << 30)),
     (protocol.FROM_WORKER, _WRITTEN),
     (protocol.FROM_WORKER, protocol.Failed(7, FailureKind.CORRUPT, "a reason", Stage.DECODE, "gdcm")),
