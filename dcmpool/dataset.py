@@ -6,7 +6,9 @@ without recursion, so that nesting of any depth is safe; everything that does no
 
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dcmpool.errors import Fault
 from dcmpool.model import FailureKind
@@ -31,7 +33,7 @@ _VRS: Final = LONG_VRS | SHORT_VRS
 _SEQUENCE, _FRAGMENTS, _EXPLICIT_ITEM, _IMPLICIT_ITEM, _UNKNOWN_SEQUENCE, _IMPLICIT_SEQUENCE = range(6)
 
 
-class Element(NamedTuple):
+class Element(msgspec.Struct, frozen=True, gc=False):
     """One element; `start` is the offset of its tag, `end` that of the byte after it.
 
     `vr` is empty where the file does not say it; `length` is `UNDEFINED` where the file says so, and `end`
@@ -75,7 +77,7 @@ def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None)
             return
         if element.length == UNDEFINED:
             kind = _kind(element, explicit=explicit)
-            element = element._replace(end=_after_sequence(source, element.value, kind))
+            element = msgspec.structs.replace(element, end=_after_sequence(source, element.value, kind))
         yield element
         offset = element.end
 

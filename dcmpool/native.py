@@ -201,7 +201,7 @@ def _chunks(source: Source, start: int, end: int) -> Iterator[bytes]:
 
 def _spliced(source: Source, start: int, end: int, changes: list[tuple[Element, bytes]]) -> Iterator[bytes]:
     """Give the source's bytes from `start` to `end`, but for the elements that have a change."""
-    for element, replacement in sorted(changes):
+    for element, replacement in sorted(changes, key=lambda change: change[0].start):
         yield from _chunks(source, start, element.start)
         yield replacement
         start = element.end

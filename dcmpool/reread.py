@@ -7,8 +7,9 @@ one window, whatever a length field claims.
 import os
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 import xxhash
 
 from dcmpool.errors import Fault
@@ -27,7 +28,7 @@ _TWO_BYTE_LENGTH: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH 
 _FOUR_BYTE_LENGTH: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True, gc=False):
     """One element: the offsets (bytes) of its tag, of its value, and of what follows it."""
 
     tag: int
