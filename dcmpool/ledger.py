@@ -32,8 +32,8 @@ from dcmpool.protocol import (
 from dcmpool.report import Tally
 from dcmpool.stall import Wait
 
-_HOLD_SECONDS = 0.02
-"""How long a result waits for others."""
+_HOLD_SECONDS = 0.1
+"""How long a result waits for others: each commit costs three syncs, which workers wait for with theirs."""
 
 
 class Ledger:

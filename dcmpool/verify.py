@@ -150,11 +150,12 @@ def _may_differ(instance: Instance) -> frozenset[int]:
 
 def _check_meta(file: Reread, before: Reread) -> int:
     """Check preamble and File Meta Information against those of the source; give the offset after them."""
-    demand(file.read(128, 4) == b"DICM", "the file does not say DICM")
-    preamble = before.read(128, 4) == b"DICM"
-    demand(file.read(0, 128) == (before.read(0, 128) if preamble else bytes(128)), "the preamble differs")
+    head, old_head = file.read(0, 132), before.read(0, 132)
+    demand(head[128:] == b"DICM", "the file does not say DICM")
+    preamble = old_head[128:] == b"DICM"
+    demand(head[:128] == (old_head[:128] if preamble else bytes(128)), "the preamble differs")
     meta, end = _meta(file, 132)
-    old, _ = _meta(before, 132 if preamble else 4 if before.read(0, 4) == b"DICM" else 0)
+    old, _ = _meta(before, 132 if preamble else 4 if old_head[:4] == b"DICM" else 0)
     demand(meta.get(0x00020010, b"")[8:].rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
     demand(meta.get(0x00020000, b"")[8:] == struct.pack("<L", end - 144), "the File Meta group length is wrong")
     for tag in (meta.keys() | old.keys()) - _OWN_META:

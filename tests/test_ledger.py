@@ -102,14 +102,14 @@ def test_the_clerk_owes_an_answer_from_the_first_thing_it_was_told() -> None:
 
 
 def test_results_are_told_of_together_and_not_late() -> None:
-    """A result waits 20 ms for others; a full batch, the last of all, and a run that ends wait for nothing."""
+    """A result waits 0.1 s for others; a full batch, the last of all, and a run that ends wait for nothing."""
     book = Book(70)
     for number in range(1, 3):
         book.ledger.commit(book.job if number == 1 else book.take(), b"temp", written(number), 1.0)
-    book.ledger.send_held(1.019, at_once=False)
+    book.ledger.send_held(1.099, at_once=False)
     assert book.told() == []
-    assert book.ledger.next_deadline() == 1.02
-    book.ledger.send_held(1.02, at_once=False)
+    assert book.ledger.next_deadline() == 1.1
+    book.ledger.send_held(1.1, at_once=False)
     assert [len(message.results) for message in book.told() if isinstance(message, Commit)] == [2]
     assert book.ledger.next_deadline() is None
     for number in range(3, 67):

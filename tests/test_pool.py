@@ -495,7 +495,7 @@ def test_full_storage_stops_the_run_and_nothing_is_blamed(where: str) -> None:
         world.say(first, Failed(order(first).job, FailureKind.NO_SPACE, "full", Stage.WRITE, "gdcm"))
     else:
         world.say(first, written(order(first).job))
-        world.advance(0.02)
+        world.advance(0.1)
         world.handle(len(world.clerk.inbox), FailureKind.NO_SPACE)
     assert isinstance(world.pool.error, StoppedError)
     assert "make room" in str(world.pool.error)
