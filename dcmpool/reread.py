@@ -90,12 +90,14 @@ class Reread:
             if at + 8 > len(self._window):
                 return None
         group, number, vr, length = _HEAD.unpack_from(self._window, at)
-        if vr not in _TWO_BYTE_LENGTH:
+        if vr not in _TWO_BYTE_LENGTH or group == 0xFFFE:
             return None
         return Part(group << 16 | number, offset, offset + 8, length, offset + 8 + length)
 
     def element(self, offset: int, limit: int) -> Part:
         """Give the element at `offset`; a sequence of undefined length must end before `limit`."""
+        if part := self._plain(offset):
+            return part
         tag, value, length = self._head(offset)
         if length == NO_LENGTH and tag not in (_ITEM, _ITEM_END, _SEQUENCE_END):
             return Part(tag, offset, value, length, self._past_sequence(value, limit))

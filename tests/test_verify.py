@@ -14,6 +14,7 @@ from dcmpool import engines, native, verify
 from dcmpool.errors import Fault
 from dcmpool.instance import inspect
 from dcmpool.model import FailureKind
+from dcmpool.reread import Reread
 from dcmpool.source import open_source
 from tests import reference
 from tests.reference import element, encoded, real_slice, shipped, write
@@ -138,3 +139,13 @@ def test_no_byte_of_a_result_can_differ_unseen(kind: str, tmp_path: Path) -> Non
         (length,) = struct.unpack_from("<L", whole, head)
         free.add(head + 4 + length - 1)
     assert set(unseen) <= free
+
+
+def test_the_length_of_an_item_is_not_taken_for_a_vr(tmp_path: Path) -> None:
+    """16,708 bytes are "DA" in its first two; an Item shows no VR (PS3.5 7.5)."""
+    file = tmp_path / "item"
+    file.write_bytes(bytes.fromhex("FEFF00E0") + b"DA\0\0" + bytes(16708))
+    fd = os.open(file, os.O_RDONLY)
+    reread = Reread(fd)
+    assert reread.item(0, reread.size) == (8, 8 + 16708)
+    os.close(fd)
