@@ -117,8 +117,8 @@ class Config(Section, frozen=True):
         """Return the configuration with each 0 replaced by what this machine allows."""
         memory = _os.available_memory()
         cpus = _os.available_cpus()
-        # More than CPUs: while one waits for its fsync, another decodes.
-        workers = self.work.workers or max(cpus + 1, cpus * 3 // 2)
+        # More than CPUs: while two wait for their fsync, others decode.
+        workers = self.work.workers or max(cpus + 2, cpus * 3 // 2)
         memory_mib = self.limits.memory_mib or _between(1024, memory * 4 // 5 // workers // MIB, 8192)
         inflight_mib = self.gate.max_inflight_mib or _between(128, memory // 4 // MIB, 4096)
         return msgspec.structs.replace(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dcmpool import _os
 from dcmpool.config import Config, load, profiles
 from dcmpool.engines import ENGINE_NAMES
 from dcmpool.errors import UsageError
@@ -197,7 +198,7 @@ def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
 def test_zeros_become_numbers_of_this_machine() -> None:
     """After `resolved` nothing is left to be found out, and what was said stays."""
     resolved = Config().resolved()
-    assert resolved.work.workers >= 1
+    assert resolved.work.workers >= _os.available_cpus() + 2  # while some wait for their fsync, others decode
     assert 1024 <= resolved.limits.memory_mib <= 8192
     assert 128 <= resolved.gate.max_inflight_mib <= 4096
     said = load(flags={"work": {"workers": 3}, "limits": {"memory_mib": 2000}, "gate": {"max_inflight_mib": 90}})
