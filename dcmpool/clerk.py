@@ -182,6 +182,8 @@ class Clerk:
         if found.notice:
             self._notices.append(found.notice)
         with place.made(found, order, self._target.root):
+            if self._target.backup is not None:
+                _make_backup(self._target.backup)
             self._lock = _take(self._target)
             self._notices += self._look_at_names()
             return self._open_journal(found.path, order), found.path
@@ -200,7 +202,9 @@ class Clerk:
         self._copier = Copier(self._target)
         self._journal = Journal(journal, order.run, order.judge)
         try:
-            base = self._begin_audit() if order.purpose is Purpose.AUDIT else self._begin_run(order)
+            if order.purpose is Purpose.AUDIT:
+                return self._begin_audit()
+            base = self._begin_run(order)
             self._target.recover(self._journal)
             self._target.sweep(order.run.encode())
         except BaseException:
@@ -275,39 +279,43 @@ def prepare(order: Open) -> Target:
         _refuse_overlap(source, target, shown(order.source), shown(order.target))
     root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
     if order.quarantine:
-        _check_quarantine(order.quarantine, base_of(source), root)
-    kept = _open_backup(order, root) if order.backup else None
+        _check_folder("quarantine", order.quarantine, {"source": base_of(source), "target": root})
+    kept = None
+    if order.backup:
+        _check_folder("backup", order.backup, {f"tree {shown(root)}": root, "quarantine": order.quarantine})
+        kept = Backup(os.path.abspath(order.backup), root, order.durable)
     return Target(root, order.in_place, order.overwrite, order.durable, order.split_links, kept)
 
 
-def _check_quarantine(folder: bytes, source: bytes, target: bytes) -> None:
+def _check_folder(what: str, folder: bytes, others: dict[str, bytes]) -> None:
+    """Raise `UsageError` if a folder of the user's cannot be written, or lies in one of the others or around it."""
     name, real = shown(folder), os.path.realpath(folder)
-    for what, tree in (("source", source), ("target", os.path.realpath(target))):
-        if is_inside(real, tree) or is_inside(tree, real):
-            raise UsageError(f"the quarantine {name} and the {what} lie in one another: choose a folder beside them")
+    for other, path in others.items():
+        tree = os.path.realpath(path)
+        if path and (is_inside(real, tree) or is_inside(tree, real)):
+            raise UsageError(f"the {what} {name} and the {other} lie in one another: choose a folder beside it")
     there = place.existing(real)
-    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"the quarantine cannot be written: {name}")
+    if not os.path.isdir(there):
+        raise UsageError(f"the {what} cannot be written: {name}: Not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"the {what} cannot be written: {name}: Permission denied")
 
 
-def _open_backup(order: Open, tree: bytes) -> Backup:
-    """Make DIR, outside the tree, and see that it can be written; raise `UsageError` if not."""
-    name = shown(order.backup)
-    folder, real = os.path.abspath(order.backup), os.path.realpath(order.backup)
-    if is_inside(real, os.path.realpath(tree)) or is_inside(os.path.realpath(tree), real):
-        raise UsageError(f"the backup {name} and the tree {shown(tree)} lie in one another: choose a folder beside it")
+def _make_backup(kept: Backup) -> None:
+    """Make its folder, and see that it can be written; raise `UsageError` if not."""
     try:
-        _os.make_directory(folder, durable=order.durable, mode=backup.PRIVATE)
-        with tempfile.TemporaryFile(dir=folder):
+        _os.make_directory(kept.folder, durable=kept.durable, mode=backup.PRIVATE)
+        with tempfile.TemporaryFile(dir=kept.folder):
             pass
     except OSError as error:
-        raise UsageError(f"the backup cannot be written: {name}: {error.strerror}") from error
-    return Backup(folder, tree, order.durable)
+        raise UsageError(f"the backup cannot be written: {shown(kept.folder)}: {error.strerror}") from error
 
 
 def _prepare_audit(order: Open) -> Target:
     """Find TARGET's journal; raise as `prepare` does."""
     result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
+    if not os.path.isdir(result.root):
+        raise UsageError(f"no such directory: {shown(order.target)}")
     path = place.find(result.root, order.journal).path
     if not os.path.isfile(path):
         raise UsageError(f"no run has written to {shown(order.target)}: there is no journal {shown(path)}")

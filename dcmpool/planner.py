@@ -70,7 +70,7 @@ class Planner(Walker):
         row = self._journal.find(found.path)
         if row is not None and isinstance(found, File) and self._is_settled(found, row):
             return Plan(Due.FAILS if row.kind else Due.SETTLED, found.path, found.size, row.reason)
-        if obstacle := self._target.obstacle(found.path, row):
+        if obstacle := self._target.obstacle(found.path, row) or self._target.other_names(found.path):
             return Plan(Due.FAILS, found.path, found.size, obstacle.reason)
         return Plan(Due.DO if row is None else Due.AGAIN, found.path, found.size)
 

@@ -6,15 +6,13 @@ import select
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
-
 from dcmpool import _os
 from dcmpool.child import Stream
 from dcmpool.config import Config
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.helper import Helper
 from dcmpool.model import Due
-from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Open, Opened, Plan, Planned, Refused, Stopped
+from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Opened, Plan, Planned, Refused, Stopped
 from dcmpool.supervisor import Task
 from dcmpool.text import duration
 
@@ -48,7 +46,7 @@ class Rehearsal:
         helper = Helper("dcmpool.planner", packets=False, stdin=self._task.stdin, nice=self._config.work.nice)
         try:
             stream = Stream(helper.channel, FROM_CLERK, TO_CLERK)
-            stream.send(self._order())
+            stream.send(self._task.order(self._config, os.urandom(4).hex()))
             while not self._is_over:
                 self._await(helper)
                 messages = stream.receive()
@@ -73,10 +71,6 @@ class Rehearsal:
                 "exit_code": 0,
             }
         )
-
-    def _order(self) -> Open:
-        order = self._task.order(self._config, os.urandom(4).hex())
-        return msgspec.structs.replace(order, backup=b"")  # to look whether it can be had is to make it
 
     def _await(self, helper: Helper) -> None:
         """Wait until the planner says something or is gone; say so if it takes long, as it waits for storage alone."""

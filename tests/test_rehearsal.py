@@ -40,6 +40,13 @@ def test_before_the_first_run(command: Command, source: Path) -> None:
         assert rehearsed(command, *arguments) == [*files, "leave pipe", "do two\\nlines"]
 
 
+def test_in_place_a_file_with_several_names_will_fail(command: Command, source: Path) -> None:
+    os.link(source / "CT0001.dcm", command.path / "second")
+    plan = rehearsed(command, "--in-place", "--backup", "kept")
+    assert plan[:2] == ["fails CT0001.dcm", "do CT0002.dcm"]
+    assert rehearsed(command, "--in-place", "--hard-links", "split")[0] == "do CT0001.dcm"
+
+
 def test_what_a_run_would_do_is_what_it_does(command: Command, source: Path) -> None:
     broken = source / "CT0006.dcm"
     broken.write_bytes(broken.read_bytes()[:-500])
@@ -104,6 +111,8 @@ def test_what_a_run_would_refuse(command: Command, source: Path) -> None:
     refused(command, "series", "-o", "locked/native", "--dry-run", says="locked", powerless=True)
     refused(command, "series", "--dry-run", "--journal", "file", says="not a journal")
     refused(command, "series", "--dry-run", "--events", "events", says="--events")
+    refused(command, "series", "--dry-run", "--in-place", "--backup", "file", says="Not a directory")
+    refused(command, "series", "--dry-run", "--in-place", "--backup", "series/kept", says="lie in one another")
 
 
 def test_a_reader_that_has_seen_enough(command: Command, source: Path) -> None:
