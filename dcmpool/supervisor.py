@@ -66,6 +66,11 @@ class Task:
     """The folder where originals that fail are copied; b"" for none."""
 
     @property
+    def keeps_originals(self) -> bool:
+        """Whether an original is still to be had when its result stands."""
+        return bool(not self.in_place or self.backup)
+
+    @property
     def stdin(self) -> int:
         """What the process that walks has for its standard input."""
         return DEVNULL if self.files_from is None else self.files_from
@@ -120,7 +125,13 @@ class Supervisor:
         self._clock = RunClock()
         self._wall = wall
         self._surveys = task.purpose is Purpose.SURVEY
-        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place, surveys=self._surveys)
+        self._pool = Pool(
+            self._config,
+            os.urandom(4).hex(),
+            in_place=task.in_place,
+            keeps_originals=task.keeps_originals,
+            surveys=self._surveys,
+        )
         self._target = task.target
         self._base = b""
         self._room: Room | None = None

@@ -168,7 +168,7 @@ def test_the_journal_of_another_target_is_refused_and_left_as_it_is(command: Com
 
 
 def test_in_place_there_is_the_journal_alone(command: Command, done: Path) -> None:
-    assert command.run("run", "source", "--in-place").code == 0
+    assert command.run("run", "source", "--in-place", "--backup", "kept").code == 0
     ended = command.run("verify", "source")
     assert ended.code == 0
     assert f"{len(UIDS) + 1}  of them held against the journal alone: its source was replaced in place" in ended.out
