@@ -343,7 +343,7 @@ def _take(target: Target) -> int:
     """
     if os.path.lexists(target.root) and not os.path.isdir(target.root):
         raise UsageError(f"the target is not a directory: {shown(target.root)}")
-    path, probe = os.path.join(target.state, b"lock"), os.path.join(target.temp, b"probe")
+    path, probe = target.lock, os.path.join(target.temp, b"probe")
     made: list[bytes] = []
     lock = -1
     try:

@@ -60,6 +60,11 @@ class Target:
         """Where workers write."""
         return os.path.join(self.state, b"tmp")
 
+    @property
+    def lock(self) -> bytes:
+        """What a run holds as long as it is on."""
+        return os.path.join(self.state, b"lock")
+
     def final(self, path: bytes) -> bytes:
         """Return the full final name of a result."""
         return os.path.join(self.root, path)

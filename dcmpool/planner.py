@@ -88,6 +88,7 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
         notices = tuple(ground.check(target.root, in_place=order.in_place))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
+        _os.demand_unlocked(target.lock)  # its journal would change while it is read
         journal = _journal(order, target)
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))

@@ -49,11 +49,10 @@ class Rehearsal:
             stream.send(self._task.order(self._config, os.urandom(4).hex()))
             while not self._is_over:
                 self._await(helper)
-                messages = stream.receive()
-                if not messages and _is_dead(helper):
-                    raise LaunchError(f"the planner died: {helper.last_words() or 'it said nothing'}")
-                for message in messages:
+                for message in stream.receive():
                     self._hear(message)
+                if stream.is_over and not self._is_over:
+                    raise LaunchError(f"the planner died: {helper.last_words() or 'it said nothing'}")
         finally:
             helper.kill()
             _os.wait_for_death({helper.pidfd}, _GOODBYE_SECONDS)
@@ -101,9 +100,3 @@ class Rehearsal:
                 self._is_over = True
             case _:
                 raise AssertionError(f"unexpected from the planner: {message}")
-
-
-def _is_dead(helper: Helper) -> bool:
-    poll = select.poll()
-    poll.register(helper.pidfd, select.POLLIN)
-    return bool(poll.poll(0))
