@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from dcmpool import _os, ground, place
-from dcmpool.clerk import prepare
+from dcmpool.admission import admit
 from dcmpool.commit import Target
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
@@ -83,7 +83,7 @@ class Planner(Walker):
 def plan(order: Open, send: Callable[[Message], None]) -> None:
     """Do what is ordered, and say how it ended."""
     try:
-        target = prepare(order)
+        target = admit(order)
         _demand_writable(target.root)
         notices = tuple(ground.check(target.root, in_place=order.in_place))
         if ground.ignores_case(target.state) and not order.in_place:
