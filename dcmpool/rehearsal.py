@@ -13,7 +13,7 @@ from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.helper import Helper
 from dcmpool.model import Due
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Opened, Plan, Planned, Refused, Stopped
-from dcmpool.supervisor import Task
+from dcmpool.task import Task
 from dcmpool.text import duration
 
 _GOODBYE_SECONDS = 0.5

@@ -44,7 +44,7 @@ from dcmpool.options import (
     size,
 )
 from dcmpool.protocol import ALL_KINDS
-from dcmpool.supervisor import Task
+from dcmpool.task import Task
 from dcmpool.terminal import one_line, rehearse, supervise
 
 
