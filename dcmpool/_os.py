@@ -251,8 +251,32 @@ def lock_file(path: bytes) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}") from error
+        raise _locked(path) from error
     return fd
+
+
+def share_lock(path: bytes) -> int | None:
+    """Take the lock together with others who only look; return its descriptor, or None if there is no such file.
+
+    Raises
+    ------
+    LockedError
+        A run holds it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise _locked(path) from error
+    return fd
+
+
+def _locked(path: bytes) -> LockedError:
+    return LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}")
 
 
 def available_cpus() -> int:

@@ -27,20 +27,23 @@ _FLUSH_SECONDS = 0.02
 
 
 class Walker:
-    """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows."""
+    """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows.
+
+    `open_journal` gives a connection of its own.
+    """
 
     def __init__(
         self,
         order: Open,
         target: Target,
-        journal: bytes,
+        open_journal: Callable[[], Journal],
         send: Callable[[Message], None],
         credit: threading.Semaphore,
         committing: threading.Lock,
     ) -> None:
         self._order = order
         self._target = target
-        self._journal_path = journal
+        self._open_journal = open_journal
         self._send = send
         self._credit = credit
         self._committing = committing
@@ -58,7 +61,7 @@ class Walker:
     def run(self) -> None:
         """Walk to the end, and say so; or say why not."""
         try:
-            with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
+            with closing(self._open_journal()) as self._journal:
                 known = self._journal.known() if self._is_whole() else 0
                 for found in self._recorded() if self._order.purpose is Purpose.AUDIT else self._paths():
                     if self._stopped:
@@ -104,9 +107,18 @@ class Walker:
 
     def _recorded(self) -> Iterator[Item | Note]:
         """Yield the results that are to be checked again."""
-        for path, row in self._journal.results():
+        pending = {intent.path for intent in self._journal.intents()}
+        for path in sorted(pending):
+            yield Note(path, FailureKind.VERIFY, "a run was killed while this got its name: run it again first")
+        for path, row, is_old in self._journal.results():
+            if path in pending or (is_old and not os.path.lexists(self._target.final(path))):
+                continue  # one may take away what a later run could not replace
             if row is None:
                 yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
+                continue
+            if row.kind is not None:
+                reason = "the last run failed here, and an older dcmpool did not keep what this result has to be"
+                yield Note(path, FailureKind.VERIFY, reason)
                 continue
             recorded = Recorded(
                 outcome=row.outcome,
