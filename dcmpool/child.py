@@ -48,7 +48,6 @@ class Child:
         self.seen: tuple[float, Evidence] | None = None
         """When it was last looked at, and what was seen."""
         self._reader = FROM_WORKER.reader()
-        self._shown: Inspected | None = None
 
     def descriptors(self) -> list[int]:
         """Return what the fork server gives to the child, in its order."""
@@ -88,13 +87,9 @@ class Child:
         """What the child says it is doing."""
         return stage_on(self.board)
 
-    def news(self, job: int) -> Inspected | None:
-        """Return what the child shows of this job, if it was not returned before."""
-        found = inspected_on(self.board, job)
-        if found is None or found == self._shown:
-            return None
-        self._shown = found
-        return found
+    def shown(self, job: int) -> Inspected | None:
+        """Return what the child shows of this job; None if nothing yet."""
+        return inspected_on(self.board, job)
 
     def signal(self, number: int) -> None:
         """Signal the child and its process group."""

@@ -215,7 +215,7 @@ class Children:
     def _look_at_board(self, number: int) -> None:
         """Tell the policy what a child shows of its job: before anything of which that is known, or follows."""
         job = self._pool.crew[number].job
-        if job is not None and (inspected := self._children[number].news(job.id)):
+        if job is not None and (inspected := self._children[number].shown(job.id)):
             self._pool.inspected(number, inspected)
 
     def _on_death(self, number: int) -> None:

@@ -85,7 +85,7 @@ class Dispatcher:
     def inspected(self, worker: Worker, message: Inspected) -> None:
         """Set the limit of a job, now that it is known what it is."""
         assert worker.job is not None  # noqa: S101 - `Worker.is_legal` holds it
-        worker.engine = message.engine
+        worker.shown, worker.engine = message, message.engine
         worker.job.transfer_syntax_uid = message.transfer_syntax_uid
         most = max(message.native_bytes, worker.job.size)  # a copy decodes nothing and may still be large
         worker.result_bytes = most

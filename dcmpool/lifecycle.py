@@ -11,7 +11,7 @@ from dcmpool.engines import kin
 from dcmpool.jobs import Job
 from dcmpool.model import FailureKind, Side
 from dcmpool.opinions import Unchecked
-from dcmpool.protocol import Checked, Failed, Left, Message, Ready, Surveyed, Wants, Written
+from dcmpool.protocol import Checked, Failed, Inspected, Left, Message, Ready, Surveyed, Wants, Written
 
 _LOOK_SECONDS = 1.0
 """How often the kernel is asked about a child that takes long."""
@@ -53,6 +53,8 @@ class Worker:
     """What it is to check; then it makes no result."""
     temp: bytes = b""
     engine: str = ""
+    shown: Inspected | None = None
+    """What is known of the job under way."""
     result_bytes: int = 0
     """About how many it will write; 0 while that is not known."""
     stage: str = ""
@@ -126,6 +128,7 @@ class Worker:
         self.phase = Phase.BUSY
         self.job, self.temp, self.unchecked = job, temp, unchecked
         self.engine = self.stage = ""
+        self.shown = None
         self.result_bytes = job.size
         self.jobs_begun += 1
         self.begun = now

@@ -283,7 +283,8 @@ class Pool:
     def inspected(self, number: int, message: Inspected) -> None:
         """Take what a child shows of its job; this is no sign of life, since it may have been there for long."""
         worker = self.crew[number]
-        if worker.phase is Phase.BUSY and not worker.hung_up and worker.job and message.job == worker.job.id:
+        is_at_work = worker.phase is Phase.BUSY and not worker.hung_up
+        if is_at_work and worker.job and message.job == worker.job.id and message != worker.shown:
             self._dispatcher.inspected(worker, message)
 
     def garbled(self, number: int, reason: str, now: float) -> None:

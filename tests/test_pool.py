@@ -626,6 +626,21 @@ def test_attempts_that_take_long_are_remembered_once() -> None:
     assert begin.attempts == (Begun(b"CT0001", "gdcm"),)
 
 
+def test_what_a_child_shows_is_known_of_each_attempt() -> None:
+    """The same child may have the same file again, with the same engine, and die of it then."""
+    world = started(1, workers=1)
+    (child,) = busy(world)
+    shown = Inspected(order(child).job, JPEG_LOSSLESS, 2 * MIB, "gdcm")
+    world.say(child, shown)
+    world.say(child, Failed(order(child).job, FailureKind.WRITE, "why", Stage.WRITE, "gdcm"))
+    assert order(child).attempt == 2
+    world.say(child, shown)
+    world.die(child, -signal.SIGSEGV)
+    make_ready(world)
+    (other,) = busy(world)
+    assert order(other).tried == ("gdcm",)
+
+
 def test_what_a_dying_child_shows_gives_it_no_time() -> None:
     """Its board outlives it; that its file is large is no reason to wait for it."""
     world = started(1, workers=1)
