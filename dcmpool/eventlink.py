@@ -17,7 +17,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import msgspec
@@ -44,14 +44,24 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
 
 
 class EventLink:
-    """The stream `to`: a path, "-" for standard output, or None for no stream. `notice` tells the user."""
+    """The stream `to`: a path, "-" for standard output, or None for no stream. `notice` tells the user.
+
+    `trees`: SOURCE and TARGET, in which it may not lie.
+    """
 
     def __init__(
-        self, selector: selectors.BaseSelector, to: str | None, notice: Callable[[str], None], *, most: int = _MAX_BYTES
+        self,
+        selector: selectors.BaseSelector,
+        to: str | None,
+        notice: Callable[[str], None],
+        *,
+        trees: Iterable[bytes] = (),
+        most: int = _MAX_BYTES,
     ) -> None:
         self._selector = selector
         self._to = to
         self._notice = notice
+        self._trees = [os.fsdecode(tree) for tree in trees if tree]
         self._most = most
         self._scribe: Helper | None = None
         self._is_open = self._is_over = self._is_behind = self._is_begun = False
@@ -76,7 +86,7 @@ class EventLink:
             path = STDIN if descriptor is not None else os.path.abspath(self._to)
         except OSError as error:
             raise self._unusable(error.strerror or "") from error
-        self._scribe = Helper("dcmpool.scribe", path, packets=False, stdin=stdin)
+        self._scribe = Helper("dcmpool.scribe", path, *self._trees, packets=False, stdin=stdin)
         if descriptor is not None:
             os.close(stdin)
         self._scribe.watch(self._selector, self._on_channel)

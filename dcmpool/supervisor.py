@@ -150,7 +150,8 @@ class Supervisor:
             raise LaunchError(f"processes cannot be started: {refusal(error)}") from error
 
     def _run_guarded(self) -> Report:
-        self._events = EventLink(self._selector, self._stream_to, self._progress.notice)
+        trees = (self._task.source, self._task.target)
+        self._events = EventLink(self._selector, self._stream_to, self._progress.notice, trees=trees)
         self._clerk = self._new_clerk()
         self._children = self._new_children()
         self._overview = Overview(self._pool, self._children.stage, self._clock.now())
