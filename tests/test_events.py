@@ -199,6 +199,27 @@ def test_to_a_descriptor_as_shells_name_it(command: Command, record: Record) -> 
     assert running.end().code == 0
 
 
+@pytest.mark.parametrize(("to", "stream"), [("/dev/stdout", "out"), ("/dev/stderr", "err"), ("/dev/fd/2", "err")])
+def test_to_what_a_run_was_given(command: Command, record: Record, to: str, stream: str) -> None:
+    ended = command.run("run", "series", "-o", "native", "--quiet", "--events", to)
+    assert_one_run(read(getattr(ended, stream)))
+
+
+def test_to_a_process_substitution(command: Command, record: Record) -> None:
+    under = ("bash", "-c", '"$@" --events >(cat > events.jsonl); wait $!', "bash")
+    assert command.run("run", "series", "-o", "native", under=under).code == 0
+    assert_one_run(read((command.path / "events.jsonl").read_bytes()))
+
+
+def test_a_descriptor_of_the_run_itself_is_not_written_to(command: Command, record: Record) -> None:
+    """By the time that the command line is read, there are many: to the clerk, to the fork server."""
+    for to in [f"/dev/fd/{number}" for number in range(3, 14)] + ["/proc/self/fd/3", "/dev//fd/../fd/3"]:
+        ended = command.run("run", "series", "-o", "native", "--events", to)
+        assert ended.code == 2, to
+        assert ended.lines() == [f"dcmpool: events cannot be written to {to}: Bad file descriptor"]
+        assert not (command.path / "native").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
