@@ -160,8 +160,9 @@ class Clerk:
             else:
                 (base, journal), left = self._settle_in(order), None
         except (DcmpoolError, OSError, sqlite3.Error) as error:
-            code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
-            self._send(Refused(_one_line(error, order), code))
+            said = ground.lack_of_room(error, order.target) or error
+            code = said.exit_code if isinstance(said, DcmpoolError) else UsageError.exit_code
+            self._send(Refused(_one_line(said, order), code))
             return False
         self._quarantine = None
         if order.quarantine:
@@ -176,9 +177,9 @@ class Clerk:
 
     def _settle_in(self, order: Open) -> tuple[bytes, bytes]:
         """Look at TARGET, take it, open its journal; return what paths are relative to, and the journal's path."""
-        if order.purpose is Purpose.RUN:
-            self._notices += ground.check(self._target.root, in_place=order.in_place)
         found = place.find(self._target.root, order.journal)
+        if order.purpose is Purpose.RUN:
+            self._notices += ground.check(self._target.root, in_place=order.in_place, journal=found.path)
         if found.notice:
             self._notices.append(found.notice)
         with place.made(found, order, self._target.root):
@@ -354,7 +355,8 @@ def _take(target: Target) -> int:
         for directory in reversed(made):
             with contextlib.suppress(OSError):  # another run may have come in
                 os.rmdir(directory)
-        raise UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
+        lack = ground.lack_of_room(error, target.root)
+        raise lack or UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
     return lock
 
 

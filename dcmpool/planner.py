@@ -18,6 +18,7 @@ from dcmpool.commit import Target
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Due
+from dcmpool.place import Place
 from dcmpool.protocol import (
     BATCH,
     FROM_CLERK,
@@ -85,10 +86,11 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     try:
         target = prepare(order)
         _demand_writable(target.root)
-        notices = tuple(ground.check(target.root, in_place=order.in_place))
+        found = place.find(target.root, order.journal)
+        notices = tuple(ground.check(target.root, in_place=order.in_place, journal=found.path))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
-        journal = _journal(order, target)
+        journal = _journal(found, order, target)
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
@@ -110,9 +112,8 @@ def _demand_writable(root: bytes) -> None:
         raise UsageError(f"the target cannot be written: {shown(root)}: Permission denied")
 
 
-def _journal(order: Open, target: Target) -> Journal:
+def _journal(found: Place, order: Open, target: Target) -> Journal:
     """Return TARGET's journal, or an empty one that lies nowhere."""
-    found = place.find(target.root, order.journal)
     place.check(found, order, target.root)
     if os.path.exists(found.path) and os.path.getsize(found.path):
         return Journal(found.path, order.run, order.judge, read_only=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,6 +53,49 @@ def test_little_room_is_said(command: Command, record: Record, small: Mount) -> 
         assert ended.code == 0, ended
         assert "little room: 67" in ended.err
     assert check_series(record, target) == []
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Leave so many bytes free, at most."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with (disk / "fill").open("ab") as file, suppress(OSError):
+        file.write(bytes(max(0, free - leave)))
+
+
+@pytest.mark.parametrize("way", ["few bytes", "few inodes", "no byte, the journal elsewhere"])
+def test_a_full_target_where_all_is_settled_is_well(command: Command, record: Record, small: Mount, way: str) -> None:
+    disk = small("size=16m,nr_inodes=150")
+    journal = ("--journal", "journal.sqlite") if "journal" in way else ()
+    assert command.run("run", "series", "-o", "small/native", *journal).code == 0
+    if "inodes" in way:
+        for number in range(os.statvfs(disk).f_favail - 10):
+            (disk / str(number)).touch()
+    else:
+        fill(disk, 0 if journal else 400_000)
+    dry = command.run("run", "series", "-o", "small/native", *journal, "--dry-run")
+    assert (dry.code, "little room" in dry.err, "3 settled" in dry.err) == (0, True, True), dry
+    ended = command.run("run", "series", "-o", "small/native", *journal, "--json")
+    assert (ended.code, ended.summary["counts"]["settled"]) == (0, 3), ended
+    assert "little room" in ended.err
+    make_series(command.path / "large", slices=1, size=512)
+    (command.path / "large/CT0001.dcm").rename(command.path / "series/large.dcm")
+    if "bytes" in way:  # too few for this one
+        ended = command.run("run", "series", "-o", "small/native")
+        assert ended.code == 75, ended
+        (disk / "fill").unlink()
+        assert command.run("run", "series", "-o", "small/native").code == 0
+
+
+def test_a_target_where_not_even_the_journal_can_be_written(command: Command, record: Record, small: Mount) -> None:
+    disk = small("size=16m")
+    assert command.run("run", "series", "-o", "small/native").code == 0
+    fill(disk, 0)
+    ended = command.run("run", "series", "-o", "small/native")
+    assert ended.code == 75
+    assert ended.lines() == [f"dcmpool: the target has no room: {disk}/native: 0 B free; make some, and run it again"]
+    (disk / "fill").unlink()
+    ended = command.run("run", "series", "-o", "small/native", "--json")
+    assert (ended.code, ended.summary["counts"]["settled"]) == (0, 3), ended
 
 
 def test_in_place_begins_on_a_disk_that_is_all_but_full(command: Command, small: Mount) -> None:
