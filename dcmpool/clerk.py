@@ -130,12 +130,12 @@ class Clerk:
         if death.copy:
             self._copier.add(death.name, death.copy)
 
-    def _put_aside(self, endings: list[Ending]) -> None:
+    def _put_aside(self, endings: list[Ending], *, are_earlier: bool = False) -> None:
         """Have originals that failed copied, where that is wanted."""
         if self._quarantine is not None:
             for ending in endings:
                 if ending.outcome is Outcome.FAILED:
-                    self._quarantine.add(ending)
+                    self._quarantine.add(ending, is_earlier=are_earlier)
 
     def _say(self, text: str) -> None:
         self._send(Said(text))
@@ -143,7 +143,7 @@ class Clerk:
     def _send_of_walk(self, message: Message) -> None:
         self._send(message)
         if isinstance(message, Earlier):
-            self._put_aside([message.ending])
+            self._put_aside([message.ending], are_earlier=True)
 
     def _settle(self, endings: list[Ending]) -> None:
         if self._purpose is not Purpose.AUDIT:  # which finds what it finds, and changes nothing
