@@ -7,7 +7,6 @@ are not many at a time.
 """
 
 import contextlib
-import errno
 import os
 import selectors
 import socket
@@ -98,12 +97,8 @@ class Desk:
         self._rests_until = self._now() + _REST_SECONDS
         try:
             client, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            return  # no descriptor is left for those who only look
+        except OSError:
+            return  # it is gone, or nothing is left for those who only look: descriptors, memory (accept(2))
         client.setblocking(False)
         if len(self._clients) >= _MAX_CLIENTS or not _is_ours(client):
             client.close()

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import socket
 import stat
 import subprocess
@@ -320,6 +321,19 @@ def test_clients_that_say_nothing_or_too_much_disturb_nobody(command: Command, r
     ended = running.end()
     assert (ended.code, ended.summary["failed"], ended.summary["kills"]) == (130, [], 0)
     assert [event for event in stream(command) if isinstance(event, FileEnded)]
+
+
+@pytest.mark.parametrize("error", ["ENOBUFS", "ECONNABORTED", "EPERM"])
+def test_a_client_that_cannot_be_accepted_is_dropped(command: Command, record: Record, error: str) -> None:
+    """As the kernel gives it: accept4(2) fails for once, and the run goes on."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = f"inject=accept4:error={error}:when=1"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=accept4", "-e", inject]
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY, under=under)
+    running.wait_for(lambda: answers(command))
+    ask(command, "drain")
+    assert running.end().code == 130
 
 
 def test_a_flood_of_clients_does_not_stop_the_run(command: Command, record: Record) -> None:
