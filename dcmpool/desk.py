@@ -36,6 +36,7 @@ class Desk:
         self._now = now
         self._listener: socket.socket | None = None
         self._path = ""
+        self._number = 0
         self._rests_until: float | None = None
         self._clients: dict[socket.socket, tuple[bytearray, float]] = {}
 
@@ -55,6 +56,7 @@ class Desk:
             _sweep(directory, descriptor)
             name = rundir.socket_name(target)
             self._listener = _listen(descriptor, name)
+            self._number = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_ino
         finally:
             os.close(descriptor)
         self._path = os.path.join(directory, name)
@@ -67,11 +69,13 @@ class Desk:
         if self._listener is not None:
             if self._listener in self._selector.get_map():
                 self._selector.unregister(self._listener)
+            with contextlib.suppress(OSError):
+                # TARGET may be another run's by now. What listens keeps its number: no other socket can have it.
+                if os.lstat(self._path).st_ino == self._number:
+                    os.unlink(self._path)
+                os.rmdir(os.path.dirname(self._path))  # unless another run has its socket there
             self._listener.close()
             self._listener = None
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-                os.rmdir(os.path.dirname(self._path))  # unless another run has its socket there
 
     # --- clients
 

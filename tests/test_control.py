@@ -184,6 +184,22 @@ def test_there_is_no_status_without_a_run(command: Command, record: Record) -> N
     assert "no run works on" in ended.err
 
 
+def test_a_run_that_is_over_leaves_the_next_ones_socket(command: Command, record: Record) -> None:
+    """It has given TARGET back and still waits, for a reader of its events that does not come."""
+    os.mkfifo(command.path / "fifo")
+    (command.path / "list").write_text("CT0001.dcm\n")
+    over = command.start("run", "series", "-o", "native", "--files-from", "list", "--events", "fifo")
+    over.wait_for((command.path / "native/CT0001.dcm").exists)
+    over.wait_for(lambda: not over.processes("dcmpool.clerk"))
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY)
+    running.wait_for((command.path / "native/CT0002.dcm").exists)
+    assert over.process.poll() is None
+    assert over.end().code == 0
+    assert status(command).state == "running"
+    ask(command, "drain")
+    assert running.end().code == 130
+
+
 # Who can tell it
 
 
