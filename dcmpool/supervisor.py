@@ -7,6 +7,7 @@ Nothing here blocks but the one wait: channels do not, memfds and /proc cannot, 
 written by a thread of its own. `clerklink` and `children` hold the processes; they tell the policy what happens there.
 """
 
+import errno
 import os
 import selectors
 from collections.abc import Callable
@@ -43,6 +44,10 @@ _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _LONGEST_WAIT_SECONDS = 1_000_000.0
 """epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
+
+
+_DESCRIPTORS = 6
+"""That a worker takes, and one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,10 +298,20 @@ class Supervisor:
         if request.command is Command.STATUS:
             run = self._overview.look(self._clock.now())
             return Answer(f"process {os.getpid()}", run=msgspec.structs.replace(run, time=utc_now()))
-        answer = obey(request, self._pool)
+        answer = self._too_many(request) or obey(request, self._pool)
+        if answer.ok and request.command is Command.WORKERS and request.value:
+            self._children.memory_mib = self._asked.memory_mib(request.value)
         self._happened(Controlled(command=request.command, value=request.value, answer=answer.text))
         self._progress.notice(answer.text)
         return answer
+
+    def _too_many(self, request: Request) -> Answer | None:
+        """Say so if there are not descriptors enough for so many workers: the run would end for lack of them."""
+        more = (request.value or 0) - self._pool.crew.living
+        if request.command is not Command.WORKERS or more * _DESCRIPTORS <= _os.spare_descriptors():
+            return None
+        full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Answer(f"{request.value} workers cannot be launched: {refusal(full)}", ok=False)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Noticed):

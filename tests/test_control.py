@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import resource
 import shutil
 import socket
 import stat
@@ -12,13 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dcmpool import client, events
 from dcmpool.control import Command as Word
 from dcmpool.control import Request
 from dcmpool.errors import UsageError
-from dcmpool.events import Controlled, FileEnded, Snapshot
+from dcmpool.events import Controlled, FileEnded, Noticed, Snapshot
 from dcmpool.model import Outcome
 from tests.command import TOP, Command, Record, Running, long_series, own_command, until
 from tests.series import check_series
@@ -122,13 +124,52 @@ def test_a_drained_run_ends_and_can_be_resumed(command: Command, record: Record)
 
 def test_the_crew_grows_and_shrinks(command: Command, record: Record) -> None:
     running = start(command)
+    before = set(running.workers())
     assert "3 workers" in ask(command, "workers", "3")
     running.wait_for(lambda: len(running.workers()) == 3)
     until(lambda: len(status(command).workers) == 3)
+    share = max(1 << 30, psutil.virtual_memory().total * 4 // 5 // 3)
+    for pid in set(running.workers()) - before:  # their share of the memory is that of three
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_AS)[0] <= share
     ask(command, "workers", "1")
     running.wait_for(lambda: len(running.workers()) == 1)
     ask(command, "drain")
     assert running.end().summary["failed"] == []
+
+
+def test_more_workers_than_descriptors_allow_are_refused(command: Command, record: Record) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY, preexec_fn=few)
+    running.wait_for(lambda: answers(command))
+    ended = command.run("control", "native", "workers", "50")
+    assert (ended.code, ended.out) == (1, "")
+    assert "ulimit -n" in ended.err
+    ask(command, "workers", "3")
+    running.wait_for(lambda: len(running.workers()) == 3)
+    ask(command, "drain")
+    assert running.end().summary["failed"] == []
+
+
+def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, record: Record) -> None:
+    """The fork server's third fork fails, and all after it: the run goes on with those that it had."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = "inject=clone:error=EAGAIN:when=3+"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
+    options = ("--workers", "1", "--events", "events.jsonl", *SLOWLY)
+    running = command.start("run", "series", "-o", "native", "--json", *options, under=under)
+    running.wait_for(lambda: answers(command))
+    running.wait_for(lambda: status(command).files)
+    before = running.workers()
+    ask(command, "workers", "8")
+    running.wait_for(lambda: any("ulimit -u" in event.text for event in stream(command) if isinstance(event, Noticed)))
+    assert before[0] in running.workers()
+    until(lambda: len(running.workers()) == 1)
+    ask(command, "drain")
+    ended = running.end()
+    assert (ended.code, ended.summary["failed"], ended.summary["kills"]) == (130, [], 0)
 
 
 def test_the_gate_is_narrowed_and_widened(command: Command, record: Record) -> None:
