@@ -18,7 +18,8 @@ from benchmarks.measure import peak_of, watched
 from dcmpool.config import load
 from dcmpool.model import Outcome
 from dcmpool.progress import Mode, Progress
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 
 _LOOK_SECONDS = 0.1
 

@@ -260,8 +260,26 @@ def lock_file(path: bytes) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}") from error
+        raise _locked(path) from error
     return fd
+
+
+def demand_unlocked(path: bytes) -> None:
+    """Raise `LockedError` if another process holds this lock; it is not taken, nor made where it is missing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _locked(path) from error
+    finally:
+        os.close(fd)
+
+
+def _locked(path: bytes) -> LockedError:
+    return LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}")
 
 
 def available_cpus() -> int:

@@ -28,6 +28,7 @@ MEANING: Final[dict[FailureKind, str]] = {
     FailureKind.WRITE: "The target could not be written.",
     FailureKind.EXISTS: "The target holds something of this name that dcmpool did not write.",
     FailureKind.LINKED: "In place: the file has several names (hard links), and a result would replace one of them.",
+    FailureKind.IRREPLACEABLE: "In place: the result cannot stand for its original, of which no backup is kept.",
     FailureKind.NO_SPACE: "The target's storage was full.",
     FailureKind.LOST: "A worker hung in the kernel, in a read or write that never ended, and could not be killed.",
 }
@@ -52,6 +53,7 @@ NEXT_STEP: Final[dict[FailureKind, str]] = {
     FailureKind.WRITE: "See to permissions and storage of the target, then run again.",
     FailureKind.EXISTS: "Move that file out of the way, or run again with `--overwrite` if it may be replaced.",
     FailureKind.LINKED: "Run again with `--hard-links split` if its names may part, or without `--in-place`.",
+    FailureKind.IRREPLACEABLE: "Run again with `--backup DIR`, or without `--in-place`.",
     FailureKind.NO_SPACE: "Make room, then run again: the run goes on where it was.",
     FailureKind.LOST: "See to the storage (the kernel's log, the mount), then run again.",
 }

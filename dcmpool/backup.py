@@ -52,6 +52,10 @@ class Backup:
                 raise
             self._copy(path, mark)  # another file system, or one without hard links, or another user's file
 
+    def lacks(self, path: bytes) -> bool:
+        """Whether nothing has the name that this original's backup would get."""
+        return not os.path.lexists(self._kept(path))
+
     def sync(self, paths: list[bytes]) -> None:
         """Make the backups of these paths durable."""
         if self.durable:
@@ -59,7 +63,10 @@ class Backup:
                 _os.sync_directory(directory)
 
     def withdraw(self, path: bytes, mark: bytes) -> None:
-        """Take back what `keep` did for an original that was not replaced: else it would seem to have two names."""
+        """Take back what `keep` did for an original that was not replaced: else it would seem to have two names.
+
+        Only for one that this folder has lacked before.
+        """
         with contextlib.suppress(OSError):
             os.unlink(self._half_made(path, mark))
         with contextlib.suppress(OSError):

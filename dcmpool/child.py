@@ -115,6 +115,8 @@ class Stream:
         self._outgoing = outgoing
         self._buffer = bytearray()
         self._closed = False
+        self.is_over = False
+        """Whether the other side has said its last word."""
 
     def send(self, message: Message) -> None:
         """Send a message, or as much of it as goes; the rest waits for `flush`. After `close`, nothing happens."""
@@ -154,6 +156,10 @@ class Stream:
         if self._closed:
             return []
         try:
-            return self._reader.feed(self._channel.recv(1 << 20))
-        except (BlockingIOError, ConnectionResetError):
+            data = self._channel.recv(1 << 20)
+        except BlockingIOError:
             return []
+        except ConnectionResetError:
+            data = b""
+        self.is_over = not data
+        return self._reader.feed(data)

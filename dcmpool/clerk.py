@@ -15,18 +15,14 @@ import os
 import socket
 import sqlite3
 import sys
-import tempfile
 import threading
 from dataclasses import replace
 
-from dcmpool import _os, backup, evidence, ground, place
-from dcmpool.backup import Backup
-from dcmpool.commit import Target
+from dcmpool import _os, admission, evidence, ground, place
 from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Outcome, Purpose
-from dcmpool.place import is_inside
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -154,7 +150,7 @@ class Clerk:
         self._purpose = order.purpose
         self._notices: list[str] = []
         try:
-            self._target = _prepare_audit(order) if order.purpose is Purpose.AUDIT else prepare(order)
+            self._target = admission.admit_audit(order) if order.purpose is Purpose.AUDIT else admission.admit(order)
             if order.purpose is Purpose.SURVEY:
                 base, journal, left = base_of(order.source), b":memory:", room(self._target.root)
             else:
@@ -183,7 +179,9 @@ class Clerk:
         if found.notice:
             self._notices.append(found.notice)
         with place.made(found, order, self._target.root):
-            self._lock = _take(self._target)
+            if self._target.backup is not None:
+                admission.make_backup(self._target.backup)
+            self._lock = admission.take(self._target)
             self._notices += self._look_at_names()
             return self._open_journal(found.path, order), found.path
 
@@ -201,7 +199,9 @@ class Clerk:
         self._copier = Copier(self._target)
         self._journal = Journal(journal, order.run, order.judge)
         try:
-            base = self._begin_audit() if order.purpose is Purpose.AUDIT else self._begin_run(order)
+            if order.purpose is Purpose.AUDIT:
+                return self._begin_audit()
+            base = self._begin_run(order)
             self._target.recover(self._journal)
             self._target.sweep(order.run.encode())
         except BaseException:
@@ -255,109 +255,6 @@ class Clerk:
     def _send(self, message: Message) -> None:
         with self._sending:
             self._channel.sendall(FROM_CLERK.encode(message))
-
-
-def prepare(order: Open) -> Target:
-    """Check SOURCE against TARGET.
-
-    Raises
-    ------
-    UsageError
-        SOURCE or TARGET cannot be used; nothing was written.
-    """
-    source, target = os.path.realpath(order.source), os.path.realpath(order.target)
-    if not os.path.exists(source):
-        raise UsageError(f"no such file or directory: {shown(order.source)}")
-    if not os.path.isdir(source) and not os.path.isfile(source):
-        raise UsageError(f"neither a directory nor a file: {shown(order.source)}")
-    if os.path.isdir(source) and not os.access(source, os.R_OK | os.X_OK):
-        raise UsageError(f"the source cannot be read: {shown(order.source)}: Permission denied")
-    if not order.in_place:
-        _refuse_overlap(source, target, shown(order.source), shown(order.target))
-    root = base_of(order.source) if order.in_place else os.path.abspath(order.target)
-    if order.quarantine:
-        _check_quarantine(order.quarantine, base_of(source), root)
-    kept = _open_backup(order, root) if order.backup else None
-    return Target(root, order.in_place, order.overwrite, order.durable, order.split_links, kept)
-
-
-def _check_quarantine(folder: bytes, source: bytes, target: bytes) -> None:
-    name, real = shown(folder), os.path.realpath(folder)
-    for what, tree in (("source", source), ("target", os.path.realpath(target))):
-        if is_inside(real, tree) or is_inside(tree, real):
-            raise UsageError(f"the quarantine {name} and the {what} lie in one another: choose a folder beside them")
-    there = place.existing(real)
-    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"the quarantine cannot be written: {name}")
-
-
-def _open_backup(order: Open, tree: bytes) -> Backup:
-    """Make DIR, outside the tree, and see that it can be written; raise `UsageError` if not."""
-    name = shown(order.backup)
-    folder, real = os.path.abspath(order.backup), os.path.realpath(order.backup)
-    if is_inside(real, os.path.realpath(tree)) or is_inside(os.path.realpath(tree), real):
-        raise UsageError(f"the backup {name} and the tree {shown(tree)} lie in one another: choose a folder beside it")
-    try:
-        _os.make_directory(folder, durable=order.durable, mode=backup.PRIVATE)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"the backup cannot be written: {name}: {error.strerror}") from error
-    return Backup(folder, tree, order.durable)
-
-
-def _prepare_audit(order: Open) -> Target:
-    """Find TARGET's journal; raise as `prepare` does."""
-    result = Target(os.path.abspath(order.target), order.in_place, order.overwrite, order.durable)
-    path = place.find(result.root, order.journal).path
-    if not os.path.isfile(path):
-        raise UsageError(f"no run has written to {shown(order.target)}: there is no journal {shown(path)}")
-    return result
-
-
-def _refuse_overlap(source: bytes, target: bytes, source_name: str, target_name: str) -> None:
-    if source == target:
-        raise UsageError(f"source and target are the same: {source_name}. --in-place replaces the files there")
-    if is_inside(target, source):
-        raise UsageError(f"the target {target_name} lies inside the source {source_name}: choose one beside it")
-    if is_inside(source, target):
-        raise UsageError(f"the source {source_name} lies inside the target {target_name}: choose one beside it")
-
-
-def _take(target: Target) -> int:
-    """Lock TARGET, make TARGET/.dcmpool/tmp and see that it can be written; return the lock.
-
-    Raises
-    ------
-    LockedError
-        Another run holds it, and perhaps began at the same moment: so nothing but directories is made before.
-    UsageError
-        It cannot be written; nothing is left behind.
-    """
-    if os.path.lexists(target.root) and not os.path.isdir(target.root):
-        raise UsageError(f"the target is not a directory: {shown(target.root)}")
-    path, probe = os.path.join(target.state, b"lock"), os.path.join(target.temp, b"probe")
-    made: list[bytes] = []
-    lock = -1
-    try:
-        place.make_directories(target.state, made)
-        is_new = not os.path.lexists(path)
-        lock = _os.lock_file(path)
-        place.make_directories(target.temp, made)
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        os.unlink(probe)
-        target.sync({os.path.dirname(directory) for directory in made})
-    except OSError as error:
-        if lock >= 0:
-            if is_new:
-                os.unlink(path)
-            os.close(lock)
-        for directory in reversed(made):
-            with contextlib.suppress(OSError):  # another run may have come in
-                os.rmdir(directory)
-        lack = ground.lack_of_room(error, target.root)
-        raise lack or UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
-    return lock
 
 
 def _one_line(error: Exception, order: Open) -> str:

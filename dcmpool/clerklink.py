@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dcmpool.child import Stream
+from dcmpool.child import Stream, refusal
 from dcmpool.errors import LaunchError
 from dcmpool.helper import CLERK, Helper, take
 from dcmpool.model import Purpose
@@ -112,10 +112,14 @@ class ClerkLink:
             self._pool.lose_clerk(f"the clerk died; it said: {last_words or 'nothing'}", self._now())
             return
         self._deaths += 1
-        if self._deaths < _MAX_DEATHS:
-            self.start()
-            return
         error = LaunchError(f"the clerk dies again and again: {last_words or 'it said nothing'}")
+        if self._deaths < _MAX_DEATHS:
+            try:
+                self.start()
+            except OSError as lack:
+                error = LaunchError(f"the clerk cannot be started again: {refusal(lack)}")
+            else:
+                return
         if not self._order.again:
             raise error
         self._pool.stop(error)

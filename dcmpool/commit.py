@@ -60,6 +60,11 @@ class Target:
         """Where workers write."""
         return os.path.join(self.state, b"tmp")
 
+    @property
+    def lock(self) -> bytes:
+        """What a run holds as long as it is on."""
+        return os.path.join(self.state, b"lock")
+
     def final(self, path: bytes) -> bytes:
         """Return the full final name of a result."""
         return os.path.join(self.root, path)
@@ -83,6 +88,19 @@ class Target:
         else:
             reason = "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
         return Obstacle(FailureKind.EXISTS, reason)
+
+    def other_names(self, path: bytes) -> Obstacle | None:
+        """Say that an original has several names; the worker has looked too, but that is a while ago.
+
+        In place alone, and unless they may be split.
+        """
+        if self.split_links or not self.in_place:
+            return None
+        try:
+            names = os.lstat(self.final(path)).st_nlink
+        except OSError:
+            return None  # the last look before the rename tells
+        return Obstacle(FailureKind.LINKED, linked(names)) if names > 1 else None
 
     def portions(self, results: list[Result]) -> Iterator[list[Result]]:
         """Divide results so that no commit takes long where each may have to copy its original."""
@@ -111,7 +129,8 @@ class Target:
         failures = [CommitFailure(job, found.kind, found.reason) for job, found in objections if found]
         refused = {failure.job for failure in failures}
         fresh = [r for r in results if r.job not in refused and not self._already(r, journal)]
-        journal.intend(fresh)
+        backups = self._new_backups(fresh)
+        journal.intend(fresh, backups)
         failures += self._keep_originals(fresh)
         renamed = []
         for result in (r for r in fresh if r.job not in {failure.job for failure in failures}):
@@ -126,7 +145,7 @@ class Target:
             if result.job in failed:
                 _remove(result.temp)
         for result in (r for r in fresh if r.job in failed):
-            self._withdraw(result.path, result.temp)
+            self._withdraw(result.path, result.temp, backups.get(result.path, b""))
         journal.resolve((), [r.path for r in fresh if r.job in failed])
         return [r.job for r in results if r.job not in failed], list(failed.values())
 
@@ -139,7 +158,7 @@ class Target:
             else:
                 undone.append(intent.path)
                 _remove(_beside(intent.temp, self.final(intent.path)))
-                self._withdraw(intent.path, intent.temp)
+                self._withdraw(intent.path, intent.temp, intent.backup)
         self.sync({os.path.dirname(self.final(row.path)) for row in done})
         if done or undone:
             journal.resolve(done, undone)
@@ -194,7 +213,7 @@ class Target:
     def _objection(self, result: Result, journal: Journal) -> Obstacle | None:
         """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
         found = self.obstacle(result.path, None if self.in_place else journal.find(result.path))
-        return found or self._change(result) or self._link_made(result.path)
+        return found or self._change(result) or self.other_names(result.path)
 
     def _change(self, result: Result) -> Obstacle | None:
         """Say how the original is no longer what it was when it was read, and so not to be replaced by its result."""
@@ -223,16 +242,6 @@ class Target:
         reason = f"the target has {shown(other)} in another spelling, and does not tell upper from lower case"
         return Obstacle(FailureKind.EXISTS, reason)
 
-    def _link_made(self, path: bytes) -> Obstacle | None:
-        """Say that an original has several names; the worker has looked too, but that is a while ago."""
-        if self.split_links or not self.in_place:
-            return None
-        try:
-            names = os.lstat(self.final(path)).st_nlink
-        except OSError:
-            return None  # the last look before the rename tells
-        return Obstacle(FailureKind.LINKED, linked(names)) if names > 1 else None
-
     def _keep_originals(self, results: list[Result]) -> list[CommitFailure]:
         """Have a durable backup of each original, where one is wanted; return those that cannot be had."""
         if self.backup is None:
@@ -250,9 +259,16 @@ class Target:
         self.backup.sync([result.path for result in results if result.job not in failed])
         return failures
 
-    def _withdraw(self, path: bytes, temp: bytes) -> None:
-        if self.backup is not None:
-            self.backup.withdraw(path, os.path.basename(temp))
+    def _new_backups(self, results: list[Result]) -> dict[bytes, bytes]:
+        """Return the folder of the backups that are to be made, by the path of their original."""
+        if self.backup is None:
+            return {}
+        return {result.path: self.backup.folder for result in results if self.backup.lacks(result.path)}
+
+    def _withdraw(self, path: bytes, temp: bytes, folder: bytes) -> None:
+        """Take back a backup that was new in this folder, which may be that of an earlier run."""
+        if folder:
+            Backup(folder, self.root, self.durable).withdraw(path, os.path.basename(temp))
 
     def _already(self, result: Result, journal: Journal) -> bool:
         """Whether an earlier clerk of this run has committed this very result, and only its answer was lost."""
@@ -274,39 +290,44 @@ class Target:
                 return CommitFailure(result.job, change.kind, change.reason)
             self._check_syncable(os.path.dirname(final))
             try:
-                self._move(result.temp, final)
+                return self._move(result, final)
             except FileNotFoundError:
                 _os.make_directory(os.path.dirname(final), durable=self.durable)
-                self._move(result.temp, final)
+                return self._move(result, final)
         except OSError as error:
             return _failure(result, error, "the result cannot get its final name")
-        return None
 
     def _check_syncable(self, directory: bytes) -> None:
         if self.durable and os.path.isdir(directory) and not os.access(directory, os.R_OK):
             raise PermissionError(errno.EACCES, "its directory cannot be read, and so not be synced")
 
-    def _move(self, temp: bytes, final: bytes) -> None:
+    def _move(self, result: Result, final: bytes) -> CommitFailure | None:
         try:
-            os.rename(temp, final)
+            os.rename(result.temp, final)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._move_across(temp, final)
+            return self._move_across(result, final)
+        return None
 
-    def _move_across(self, temp: bytes, final: bytes) -> None:
+    def _move_across(self, result: Result, final: bytes) -> CommitFailure | None:
         """Rename where the final directory is on another file system than the temp folder: copy beside it first.
 
-        The temp file goes before the rename, since it is by its absence that `recover` knows a rename.
+        The copy takes its time, so there is one more look at the original. The temp file goes before the rename, since
+        it is by its absence that `recover` knows a rename.
         """
-        beside = _beside(temp, final)
+        beside = _beside(result.temp, final)
         try:
-            replica.copy(temp, beside, durable=self.durable)
-            _remove(temp)
+            replica.copy(result.temp, beside, durable=self.durable)
+            if change := self._change(result):
+                _remove(beside)
+                return CommitFailure(result.job, change.kind, change.reason)
+            _remove(result.temp)
             os.rename(beside, final)
         except OSError:
             _remove(beside)
             raise
+        return None
 
     def _took_place(self, intent: Intent, row: Row) -> bool:
         try:

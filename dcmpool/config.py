@@ -38,6 +38,7 @@ class Work(Section, frozen=True):
     verify: Annotated[str, msgspec.Meta(pattern=r"^(|structure|second|sample=\d{1,3}(\.\d+)?%)$")] = ""
     evidence_copy: bool = False
     hard_links: Literal["refuse", "split"] = "refuse"
+    yes_lossy: bool = False
     scan_ahead: Positive = 512
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 

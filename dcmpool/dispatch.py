@@ -150,6 +150,7 @@ class Dispatcher:
             granted_bytes=granted_bytes,
             granted_writer=granted_writer,
             split_links=self._config.work.hard_links == "split",
+            may_round=self._opinions.keeps_originals or self._config.work.yes_lossy,
         )
         self._emit(SendTo(worker.id, order))
 

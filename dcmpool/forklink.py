@@ -128,8 +128,12 @@ class ForkLink:
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:
             self._pool.stop(LaunchError(f"the fork server dies again and again: {last_words or 'it said nothing'}"))
-        if not self._pool.draining:  # else no child is launched any more
+        if self._pool.draining:  # no child is launched any more
+            return
+        try:
             self.start()
+        except OSError as error:
+            self._pool.stop(LaunchError(f"the fork server cannot be started again: {refusal(error)}"))
 
     # --- the end
 

@@ -30,7 +30,7 @@ from dcmpool.encapsulated import Frames, find_frames
 from dcmpool.encoded import check_frames
 from dcmpool.errors import Fault
 from dcmpool.filemeta import TRANSFER_SYNTAX_UID, find_file_meta, is_big_endian
-from dcmpool.imagepixel import ROWS, ImagePixel, read_image_pixel, rearranged
+from dcmpool.imagepixel import ROWS, ImagePixel, converts_colour, read_image_pixel, rearranged
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.source import Source, View
 
@@ -93,6 +93,12 @@ class Instance:
     def number_of_frames(self) -> int:
         """Frames to be decoded; 0 if there is nothing to decode."""
         return 0 if self.frames is None else len(self.frames)
+
+    @property
+    def rounds_colour(self) -> bool:
+        """Whether samples have to be converted, YBR to RGB, so that those of the codestream are not in the result."""
+        image, found = self.image, self.codestream
+        return bool(image and found and converts_colour(image, self.transfer_syntax_uid, found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Write-ahead log with synchronous=FULL: a transaction survives a power cut; the c
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -33,9 +33,21 @@ _NAMES = tuple(COLUMNS.split(", "))
 _INSERT = (
     f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))}) "  # noqa: S608 - constants
     # A failure leaves the result of an earlier run where it is: it is still one that dcmpool wrote, and may replace.
+    # What else is known of it moves to `standing`.
     "ON CONFLICT (path) DO UPDATE SET "
     + ", ".join(f"{n} = excluded.{n}" for n in _NAMES if n not in ("path", "result_size", "result_mtime_ns"))
     + "".join(f", {n} = iif(excluded.kind IS NULL, excluded.{n}, {n})" for n in ("result_size", "result_mtime_ns"))
+)
+_STAND = (
+    f"INSERT OR REPLACE INTO standing ({COLUMNS}) SELECT {COLUMNS} FROM files "  # noqa: S608 - constants
+    "WHERE path = ? AND kind IS NULL AND result_size IS NOT NULL"
+)
+_RESULTS = (
+    f"SELECT 0, {COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL "  # noqa: S608 - constants
+    f"UNION ALL SELECT 1, {COLUMNS} FROM standing "
+    # A dcmpool before schema 3 lost the digest of a result when a later run failed.
+    f"UNION ALL SELECT 1, {COLUMNS} FROM files WHERE kind IS NOT NULL AND result_size IS NOT NULL "
+    "AND path NOT IN (SELECT path FROM standing) ORDER BY path"
 )
 
 
@@ -88,6 +100,8 @@ class Intent:
     temp: bytes
     row: Row | None
     """None if it was damaged since."""
+    backup: bytes = b""
+    """The folder in which its original's backup had no name yet; b"" if there was nothing to be made."""
 
 
 class Journal:
@@ -167,11 +181,13 @@ class Journal:
         found = self._database.execute(f"SELECT {COLUMNS} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608 - constant
         return row_of(found) if found else None
 
-    def results(self) -> Iterator[tuple[bytes, Row | None]]:
-        """Give the path and row of all files that have a result of their own, by path; None for a damaged row."""
-        wanted = f"SELECT {COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL ORDER BY path"  # noqa: S608
-        for found in self._database.execute(wanted):
-            yield found[0], row_of(found)
+    def results(self) -> Iterator[tuple[bytes, Row | None, bool]]:
+        """Give each result by path: path, row (None for a damaged one), and whether a later run gave none.
+
+        A row with a `kind` is that later run's: an older dcmpool has not kept what the result has to be.
+        """
+        for is_old, *columns in self._database.execute(_RESULTS):
+            yield columns[0], row_of(tuple(columns)), bool(is_old)
 
     def known(self) -> int:
         """Return how many files earlier runs have settled."""
@@ -232,19 +248,26 @@ class Journal:
                 "INSERT OR REPLACE INTO begun VALUES (?, ?, ?)", [(a.path, a.engine, self._run) for a in attempts]
             )
 
-    def intend(self, results: Iterable[Result]) -> None:
-        """Record that these temp files are about to be renamed."""
-        rows = [(result, self._result_row(result)) for result in results]
+    def intend(self, results: Iterable[Result], backups: Mapping[bytes, bytes]) -> None:
+        """Record that these temp files are about to be renamed; `backups` as in `Intent`, by path."""
+        rows = [(result, msgspec.msgpack.encode(self._result_row(result))) for result in results]
         with _transaction(self._database):
             self._database.executemany(
-                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?)",
-                [(r.path, r.temp, r.written.size, r.written.mtime_ns, msgspec.msgpack.encode(row)) for r, row in rows],
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (r.path, r.temp, r.written.size, r.written.mtime_ns, row, backups.get(r.path, b""))
+                    for r, row in rows
+                ],
             )
 
     def intents(self) -> list[Intent]:
         """Return the renames that a dead run left half done; damaged ones without a row, or not at all."""
-        found = self._database.execute("SELECT path, temp, row FROM intents").fetchall()
-        return [Intent(path, temp, _unpacked(row)) for path, temp, row in found if _is_path(path) and _is_path(temp)]
+        found = self._database.execute("SELECT path, temp, row, backup FROM intents").fetchall()
+        return [
+            Intent(path, temp, _unpacked(row), backup if _is_path(backup) else b"")
+            for path, temp, row, backup in found
+            if _is_path(path) and _is_path(temp)
+        ]
 
     def resolve(self, done: Iterable[Row], undone: Iterable[bytes]) -> None:
         """Record which renames took place and which did not."""
@@ -257,7 +280,10 @@ class Journal:
     def _write(self, rows: Iterable[Row], forget: Iterable[bytes] = ()) -> None:
         rows = list(rows)
         over = [(row.path,) for row in rows]
+        without = [(row.path,) for row in rows if row.outcome in (Outcome.FAILED, Outcome.SKIPPED)]
         with _transaction(self._database):
+            self._database.executemany(_STAND, without)
+            self._database.executemany("DELETE FROM standing WHERE path = ?", set(over) - set(without))
             self._database.executemany(_INSERT, [msgspec.structs.astuple(row) for row in rows])
             self._database.executemany("DELETE FROM intents WHERE path = ?", over + [(path,) for path in forget])
             for table in ("begun", "notes"):

@@ -102,6 +102,9 @@ class FailureKind(StrEnum):
     """The target holds a file that dcmpool did not write."""
     LINKED = "LINKED"
     """In place: the file has several names (hard links), and replacing one would split it from the others."""
+    IRREPLACEABLE = "IRREPLACEABLE"
+    """In place: no backup is kept, and the result cannot stand for the original: nobody can confirm it, or its colour
+    had to be rounded."""
     NO_SPACE = "NO_SPACE"
     """The target's storage is full."""
     LOST = "LOST"
@@ -143,6 +146,7 @@ RETRY: dict[FailureKind, Rule] = {
     FailureKind.WRITE: Rule(Then.AGAIN),
     FailureKind.EXISTS: Rule(Then.NEVER),
     FailureKind.LINKED: Rule(Then.NEVER),
+    FailureKind.IRREPLACEABLE: Rule(Then.NEVER),
     FailureKind.NO_SPACE: Rule(Then.STOP),
     FailureKind.LOST: Rule(Then.NEVER, retire=True),
 }

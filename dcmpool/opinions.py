@@ -5,8 +5,8 @@
                        '--------------------------------------- another engine is asked
 
 Invariants: a result is judged by another child than its maker; one that is doubted is committed when it was
-confirmed, or when the first to be asked knows no second engine for its Transfer Syntax (it says so in a note), and
-dropped otherwise: nobody can tell which of two pictures is right.
+confirmed, or when the first to be asked knows no second engine for its Transfer Syntax (it says so in a note) and the
+original stays, and dropped otherwise: nobody can tell which of two pictures is right.
 """
 
 from collections import deque
@@ -46,10 +46,15 @@ class Unchecked:
 
 
 class Opinions:
-    """The results that wait for an opinion, and what follows from one. `share`: of results, 0 to 1, that need one."""
+    """The results that wait for an opinion, and what follows from one.
 
-    def __init__(self, share: float, jobs: Jobs, ledger: Ledger) -> None:
+    `share`: of results, 0 to 1, that need one. `keeps_originals`: whether one that nobody can confirm may stand, since
+    its original is there to make another one.
+    """
+
+    def __init__(self, share: float, jobs: Jobs, ledger: Ledger, *, keeps_originals: bool) -> None:
         self._share = share
+        self.keeps_originals = keeps_originals
         self._jobs = jobs
         self._ledger = ledger
         self._waiting: deque[Unchecked] = deque()
@@ -84,7 +89,10 @@ class Opinions:
     def not_had(self, unchecked: Unchecked, attempt: Attempt, now: float, *, exhausted: bool = False) -> None:
         """A second engine differs, or gives no opinion: then another is asked, as long as there is one."""
         nobody_is_left = exhausted and attempt.kind is FailureKind.UNSUPPORTED
-        if nobody_is_left and not unchecked.attempts:
+        if nobody_is_left and not unchecked.attempts and not self.keeps_originals:
+            reason = "no second engine can confirm it: --backup DIR keeps the original, --verify structure does without"
+            self._refuse(unchecked, Attempt("", FailureKind.IRREPLACEABLE, reason, attempt.stage, 0.0), now)
+        elif nobody_is_left and not unchecked.attempts:
             note = "not confirmed: there is no second engine for this Transfer Syntax"
             written = msgspec.structs.replace(unchecked.written, notes=(*unchecked.written.notes[:15], note))
             self._ledger.commit(unchecked.job, unchecked.temp, written, now)

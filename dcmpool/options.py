@@ -129,6 +129,7 @@ Backup = Annotated[str | None, typer.Option(metavar="DIR", help="In place: keep 
 HardLinks = Annotated[
     WhatOfLinks | None, typer.Option(metavar="HOW", help="In place, hard links: refuse or split. [refuse]")
 ]
+YesLossy = Annotated[bool, typer.Option("--yes-lossy", help="In place: replace lossy colour too, which rounds.")]
 FilesFrom = Annotated[str | None, typer.Option(metavar="LIST", help="Only these files, a path a line; - is stdin.")]
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"{', '.join(p for p in profiles() if p != 'default')}.")

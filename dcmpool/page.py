@@ -82,9 +82,15 @@ def _command(review: Review, target: bytes) -> str:
     """Return the command that goes on with the run."""
     if not review.runs or not review.runs[-1].source:
         return "the same command as before"
-    source = review.runs[-1].source
-    way = "--in-place" if os.path.normpath(source) == os.path.normpath(target) else f"-o {shlex.quote(shown(target))}"
-    return f"dcmpool run {shlex.quote(shown(source))} {way}"
+    last = review.runs[-1]
+    is_in_place = os.path.normpath(last.source) == os.path.normpath(target)
+    words = ["dcmpool", "run", shlex.quote(shown(last.source))]
+    words += ["--in-place"] if is_in_place else ["-o", shlex.quote(shown(target))]
+    told = last.settings.get("run", {})
+    for name in ("backup", "journal", "quarantine"):
+        if told.get(name):
+            words += [f"--{name}", shlex.quote(told[name])]
+    return " ".join([*words, "--files-from", "LIST"] if told.get("files_from") else words)
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

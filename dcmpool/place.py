@@ -80,8 +80,8 @@ def check(place: Place, order: Open, target: bytes) -> None:
         return
     _refuse_among_files(place.path, order.source, target)
     _refuse_other_file(place.path)
-    if not (order.purpose is Purpose.AUDIT or order.overwrite):
-        _refuse_other_target(place.path, target)
+    if not order.overwrite:
+        _refuse_other_target(place.path, target, order.purpose)
 
 
 @contextlib.contextmanager
@@ -183,15 +183,17 @@ def _refuse_other_file(path: bytes) -> None:
         raise UsageError(f"{shown(path)} is not a journal of dcmpool, but some other database")
 
 
-def _refuse_other_target(path: bytes, target: bytes) -> None:
+def _refuse_other_target(path: bytes, target: bytes, purpose: Purpose) -> None:
     """A journal outside of its TARGET says nothing about another one."""
     found = _selected(path, "SELECT target FROM runs ORDER BY number DESC LIMIT 1") if os.path.exists(path) else []
     for (other,) in found:
-        if isinstance(other, bytes) and os.path.realpath(other) != os.path.realpath(target):
-            raise UsageError(
-                f"the journal {shown(path)} is of the target {shown(other)}: choose another one, or say with "
-                "--overwrite that this target takes its place"
-            )
+        if not isinstance(other, bytes) or os.path.realpath(other) == os.path.realpath(target):
+            continue
+        what = f"the journal {shown(path)} is of the target {shown(other)}"
+        if purpose is Purpose.RUN:
+            raise UsageError(f"{what}: choose another one, or say with --overwrite that this target takes its place")
+        if os.path.lexists(other):  # else it was moved, and may well be this one
+            raise UsageError(f"{what}: name that target, or the journal of this one")
 
 
 def _selected(path: bytes, query: str) -> list[tuple[object, ...]]:

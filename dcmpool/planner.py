@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from dcmpool import _os, ground, place
-from dcmpool.clerk import prepare
+from dcmpool.admission import admit
 from dcmpool.commit import Target
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
@@ -71,7 +71,7 @@ class Planner(Walker):
         row = self._journal.find(found.path)
         if row is not None and isinstance(found, File) and self._is_settled(found, row):
             return Plan(Due.FAILS if row.kind else Due.SETTLED, found.path, found.size, row.reason)
-        if obstacle := self._target.obstacle(found.path, row):
+        if obstacle := self._target.obstacle(found.path, row) or self._target.other_names(found.path):
             return Plan(Due.FAILS, found.path, found.size, obstacle.reason)
         return Plan(Due.DO if row is None else Due.AGAIN, found.path, found.size)
 
@@ -84,12 +84,13 @@ class Planner(Walker):
 def plan(order: Open, send: Callable[[Message], None]) -> None:
     """Do what is ordered, and say how it ended."""
     try:
-        target = prepare(order)
+        target = admit(order)
         _demand_writable(target.root)
         found = place.find(target.root, order.journal)
         notices = tuple(ground.check(target.root, in_place=order.in_place, journal=found.path))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
+        _os.demand_unlocked(target.lock)  # its journal would change while it is read
         journal = _journal(found, order, target)
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))

@@ -55,7 +55,9 @@ from dcmpool.report import Tally
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
 
-    def __init__(self, config: Config, run: str, *, in_place: bool, surveys: bool = False) -> None:
+    def __init__(
+        self, config: Config, run: str, *, in_place: bool, keeps_originals: bool = True, surveys: bool = False
+    ) -> None:
         self._config = config
         self.run = run
         self._in_place = in_place
@@ -79,7 +81,8 @@ class Pool:
         self.jobs = Jobs()
         self.crew = Crew(config, self.gate, emit)
         self.ledger = Ledger(self.jobs, tally, config.work.scan_ahead, emit)
-        self.opinions = Opinions(config.second_share(in_place=in_place), self.jobs, self.ledger)
+        share = config.second_share(in_place=in_place)
+        self.opinions = Opinions(share, self.jobs, self.ledger, keeps_originals=keeps_originals)
         self.brakes = Brakes(config, emit)
         self._endings = Endings(self.crew, self.jobs, self.ledger, self.opinions, self.stop)
         self._dispatcher = Dispatcher(config, run, self.crew, self.jobs, self.opinions, emit, in_place=in_place)

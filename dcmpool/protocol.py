@@ -74,6 +74,8 @@ class Assign(Message, frozen=True):
     granted_writer: bool
     split_links: bool = False
     """In place: whether one name of several that the file has may be replaced."""
+    may_round: bool = True
+    """Whether a result may be made whose colour had to be rounded: not where the original will be gone."""
 
 
 class Recorded(msgspec.Struct, frozen=True):

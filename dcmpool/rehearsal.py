@@ -6,16 +6,14 @@ import select
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
-
 from dcmpool import _os
 from dcmpool.child import Stream
 from dcmpool.config import Config
 from dcmpool.errors import LaunchError, StoppedError
 from dcmpool.helper import Helper
 from dcmpool.model import Due
-from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Open, Opened, Plan, Planned, Refused, Stopped
-from dcmpool.supervisor import Task
+from dcmpool.protocol import FROM_CLERK, TO_CLERK, Finished, Message, Opened, Plan, Planned, Refused, Stopped
+from dcmpool.task import Task
 from dcmpool.text import duration
 
 _GOODBYE_SECONDS = 0.5
@@ -48,14 +46,13 @@ class Rehearsal:
         helper = Helper("dcmpool.planner", packets=False, stdin=self._task.stdin, nice=self._config.work.nice)
         try:
             stream = Stream(helper.channel, FROM_CLERK, TO_CLERK)
-            stream.send(self._order())
+            stream.send(self._task.order(self._config, os.urandom(4).hex()))
             while not self._is_over:
                 self._await(helper)
-                messages = stream.receive()
-                if not messages and _is_dead(helper):
-                    raise LaunchError(f"the planner died: {helper.last_words() or 'it said nothing'}")
-                for message in messages:
+                for message in stream.receive():
                     self._hear(message)
+                if stream.is_over and not self._is_over:
+                    raise LaunchError(f"the planner died: {helper.last_words() or 'it said nothing'}")
         finally:
             helper.kill()
             _os.wait_for_death({helper.pidfd}, _GOODBYE_SECONDS)
@@ -73,10 +70,6 @@ class Rehearsal:
                 "exit_code": 0,
             }
         )
-
-    def _order(self) -> Open:
-        order = self._task.order(self._config, os.urandom(4).hex())
-        return msgspec.structs.replace(order, backup=b"")  # to look whether it can be had is to make it
 
     def _await(self, helper: Helper) -> None:
         """Wait until the planner says something or is gone; say so if it takes long, as it waits for storage alone."""
@@ -107,9 +100,3 @@ class Rehearsal:
                 self._is_over = True
             case _:
                 raise AssertionError(f"unexpected from the planner: {message}")
-
-
-def _is_dead(helper: Helper) -> bool:
-    poll = select.poll()
-    poll.register(helper.pidfd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -38,7 +38,16 @@ ALTER TABLE runs ADD COLUMN totals TEXT;
 CREATE TABLE notes (path BLOB PRIMARY KEY, kind TEXT, reason TEXT, run TEXT) WITHOUT ROWID;
 CREATE TABLE gone (path BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-_STEPS: Final = (_FIRST, _WITH_TIMES)
+_WITH_STANDING: Final = """
+CREATE TABLE standing (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
+    outcome TEXT, kind TEXT, reason TEXT, transfer_syntax_uid TEXT, engine TEXT, attempts TEXT,
+    result_size INTEGER, result_mtime_ns INTEGER, native_bytes INTEGER, digest TEXT, seconds REAL,
+    run TEXT, judge TEXT, ended REAL, write_seconds REAL, confirmed_by TEXT
+) WITHOUT ROWID;
+ALTER TABLE intents ADD COLUMN backup BLOB NOT NULL DEFAULT X'';
+"""
+_STEPS: Final = (_FIRST, _WITH_TIMES, _WITH_STANDING)
 """Step n makes a journal of version n one of version n + 1; there is none of version 0, but for an empty file."""
 VERSION: Final = len(_STEPS)
 

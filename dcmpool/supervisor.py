@@ -11,13 +11,11 @@ import errno
 import os
 import selectors
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from subprocess import DEVNULL
 
 import msgspec
 
-from dcmpool import __version__, _os, sandbox
+from dcmpool import _os, sandbox
 from dcmpool.actions import Action, CloseChild, Examine, Happened, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import refusal
 from dcmpool.children import Children, Place
@@ -35,69 +33,18 @@ from dcmpool.model import STATE_DIRECTORY, Purpose
 from dcmpool.overview import Overview
 from dcmpool.pool import Pool
 from dcmpool.progress import Progress
-from dcmpool.protocol import Message, Open, Opened, Room
+from dcmpool.protocol import Message, Opened, Room
 from dcmpool.report import Report
 from dcmpool.runclock import RunClock
+from dcmpool.task import Task
 from dcmpool.telling import run_begun, run_ended
 
 _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _LONGEST_WAIT_SECONDS = 1_000_000.0
 """epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
-
-
 _DESCRIPTORS = 6
 """That a worker takes, and one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a run is to do, beside its settings."""
-
-    source: bytes
-    target: bytes
-    in_place: bool = False
-    files_from: int | None = None
-    """The descriptor of a list of paths (`pathlist.py`); None to walk all of SOURCE."""
-    backup: bytes = b""
-    """In place: the folder where originals are kept."""
-    purpose: Purpose = Purpose.RUN
-    """In an audit `source` is what the journal of `target` says."""
-    retry: str = ""
-    """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""
-    journal: bytes = b""
-    """Where the journal lies; b"" for its usual place (`place.py`)."""
-    quarantine: bytes = b""
-    """The folder where originals that fail are copied; b"" for none."""
-
-    @property
-    def stdin(self) -> int:
-        """What the process that walks has for its standard input."""
-        return DEVNULL if self.files_from is None else self.files_from
-
-    def order(self, config: Config, run: str, *, settings: str = "") -> Open:
-        """Return it as the first message to that process; `run` names the run, `settings` are for the journal.
-
-        `config` is as the user gave it: what this machine makes of it is another each time, and no other setting.
-        """
-        return Open(
-            source=self.source,
-            target=self.target,
-            in_place=self.in_place,
-            listed=self.files_from is not None,
-            overwrite=config.work.overwrite,
-            durable=config.storage.durable,
-            run=run,
-            judge=f"{__version__} {config.judging()}",
-            again=False,
-            purpose=self.purpose,
-            retry=self.retry,
-            settings=settings,
-            split_links=config.work.hard_links == "split",
-            backup=self.backup,
-            journal=self.journal,
-            quarantine=self.quarantine,
-        )
 
 
 class Supervisor:
@@ -125,7 +72,13 @@ class Supervisor:
         self._clock = RunClock()
         self._wall = wall
         self._surveys = task.purpose is Purpose.SURVEY
-        self._pool = Pool(self._config, os.urandom(4).hex(), in_place=task.in_place, surveys=self._surveys)
+        self._pool = Pool(
+            self._config,
+            os.urandom(4).hex(),
+            in_place=task.in_place,
+            keeps_originals=task.keeps_originals,
+            surveys=self._surveys,
+        )
         self._target = task.target
         self._base = b""
         self._room: Room | None = None
@@ -272,12 +225,16 @@ class Supervisor:
         return ClerkLink(
             self._selector,
             self._pool,
-            self._task.order(self._asked, self._pool.run, settings=msgspec.json.encode(self._config).decode()),
+            self._task.order(self._asked, self._pool.run, settings=self._settings()),
             self._task.stdin,
             nice=self._config.work.nice,
             opened=self._opened,
             now=self._clock.now,
         )
+
+    def _settings(self) -> str:
+        """Return what decided this run as JSON: the settings, in `run` what else the user said."""
+        return msgspec.json.encode(msgspec.to_builtins(self._config) | {"run": self._task.options()}).decode()
 
     def _new_children(self) -> Children:
         return Children(

@@ -17,7 +17,8 @@ from dcmpool.model import Due, Purpose
 from dcmpool.progress import Mode, Progress
 from dcmpool.protocol import Plan
 from dcmpool.report import Report
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from dcmpool.text import shown, size
 
 INTERRUPTED = 130

@@ -104,9 +104,18 @@ class Walker:
 
     def _recorded(self) -> Iterator[Item | Note]:
         """Yield the results that are to be checked again."""
-        for path, row in self._journal.results():
+        pending = {intent.path for intent in self._journal.intents()}
+        for path in sorted(pending):
+            yield Note(path, FailureKind.VERIFY, "a run was killed while this got its name: run it again first")
+        for path, row, is_old in self._journal.results():
+            if path in pending or (is_old and not os.path.lexists(self._target.final(path))):
+                continue  # one may take away what a later run could not replace
             if row is None:
                 yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
+                continue
+            if row.kind is not None:
+                reason = "the last run failed here, and an older dcmpool did not keep what this result has to be"
+                yield Note(path, FailureKind.VERIFY, reason)
                 continue
             recorded = Recorded(
                 outcome=row.outcome,

@@ -36,6 +36,8 @@ from dcmpool.source import Source, open_source
 from dcmpool.survey import Surveying
 from dcmpool.text import linked
 
+_ROUNDS = "lossy colour becomes RGB, which rounds: --backup DIR keeps the original, --yes-lossy does without"
+
 
 class Attempt(Errand):
     """One attempt at one job: from the source to a temp file."""
@@ -55,6 +57,8 @@ class Attempt(Errand):
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
             if self._order.in_place and source.links > 1 and not self._order.split_links:
                 raise Fault(FailureKind.LINKED, linked(source.links))
+            if not self._order.may_round and instance.rounds_colour:
+                raise Fault(FailureKind.IRREPLACEABLE, _ROUNDS)
             if instance.flaw and not self._order.engine:
                 # An engine that the user names is heard first: that is how one finds what makes a loop hang.
                 raise Fault(FailureKind.CORRUPT, instance.flaw)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import xxhash
 
@@ -118,8 +119,56 @@ def test_without_its_source_a_result_is_held_against_the_journal(command: Comman
     assert len(ended.summary["notes"]) == len(UIDS) + 2
 
 
+@pytest.mark.parametrize("failure", ["EXISTS", "CORRUPT"])
+def test_a_result_over_which_a_later_run_failed_is_looked_at(failure: str, command: Command, done: Path) -> None:
+    """It still stands in the target, where whoever reads it takes it for a picture."""
+    source, result = done / "source/1.dcm", done / "native/1.dcm"
+    if failure == "EXISTS":
+        change(result, -1000, b"\x55")
+        os.utime(result)
+        os.utime(source)
+    else:
+        os.truncate(source, source.stat().st_size - 2000)
+    assert command.run("run", "source", "-o", "native", "--json").failed["1.dcm"]["kind"] == failure
+    if failure == "CORRUPT":
+        ended = verify(command)
+        assert ended.code == 0
+        notes = {note["path"]: note["reason"] for note in ended.summary["notes"]}
+        assert notes["1.dcm"] == "held against the journal alone: the source has changed since"
+        change(result, -1000, b"\x55")
+    ended = verify(command)
+    assert (ended.code, list(ended.failed), ended.failed["1.dcm"]["kind"]) == (1, ["1.dcm"], "VERIFY")
+    os.unlink(result)
+    assert verify(command).code == 0, "a result that was taken away is none"
+
+
+def test_the_journal_of_another_target_is_refused_and_left_as_it_is(command: Command, done: Path) -> None:
+    """An audit puts nothing right that a killed run left: the next run does, and knows of all of it."""
+    run = ("run", "source", "-o", "first", "--journal", "kept.sqlite")
+    assert command.run(*run).code == 0
+    with sqlite3.connect(done / "kept.sqlite") as database:
+        row = database.execute("SELECT * FROM files WHERE path = ?", (b"1.dcm",))
+        known = dict(zip([column[0] for column in row.description], row.fetchone(), strict=True))
+        database.execute("DELETE FROM files WHERE path = ?", (b"1.dcm",))
+        packed = msgspec.msgpack.encode(known)
+        pending = (b"1.dcm", os.fsencode(done / "first/.dcmpool/tmp/gone"), 1, 1, packed, b"")
+        database.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?)", pending)
+    database.close()
+    ended = command.run("verify", "native", "--journal", "kept.sqlite")
+    words = f"dcmpool: the journal {done / 'kept.sqlite'} is of the target {done / 'first'}: "
+    assert (ended.code, ended.lines()) == (2, [words + "name that target, or the journal of this one"])
+    ended = command.run("verify", "first", "--journal", "kept.sqlite", "--json")
+    assert (ended.code, list(ended.failed)) == (1, ["1.dcm"])
+    assert "run it again first" in ended.failed["1.dcm"]["reason"]
+    os.rename(done / "first", done / "moved")
+    assert list(command.run("verify", "moved", "--journal", "kept.sqlite", "--json").failed) == ["1.dcm"]
+    os.rename(done / "moved", done / "first")
+    assert command.run(*run, "--json").summary["counts"]["settled"] == len(UIDS) + 3
+    assert command.run("verify", "first", "--journal", "kept.sqlite").code == 0
+
+
 def test_in_place_there_is_the_journal_alone(command: Command, done: Path) -> None:
-    assert command.run("run", "source", "--in-place").code == 0
+    assert command.run("run", "source", "--in-place", "--backup", "kept").code == 0
     ended = command.run("verify", "source")
     assert ended.code == 0
     assert f"{len(UIDS) + 1}  of them held against the journal alone: its source was replaced in place" in ended.out
@@ -139,7 +188,15 @@ def test_what_was_found_wrong_is_made_anew_once_it_is_removed(command: Command, 
 
 @pytest.mark.parametrize("name", ["nowhere", "source"])
 def test_what_no_run_has_written_is_refused_in_one_line(name: str, command: Command, done: Path) -> None:
+    before = tree(done, own=True)
     ended = command.run("verify", name)
     assert ended.code == 2
     journal = done / name / ".dcmpool/journal.sqlite"
-    assert ended.lines() == [f"dcmpool: no run has written to {done / name}: there is no journal {journal}"]
+    words = {
+        "nowhere": f"no such directory: {done / name}",
+        "source": f"no run has written to {done / name}: there is no journal {journal}",
+    }
+    assert ended.lines() == [f"dcmpool: {words[name]}"]
+    if name == "nowhere":
+        assert command.run("verify", name, "--journal", "native/.dcmpool/journal.sqlite").code == 2
+    assert tree(done, own=True) == before

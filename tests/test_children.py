@@ -13,7 +13,8 @@ from dcmpool.errors import LaunchError
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.progress import Mode, Progress
 from dcmpool.report import Report
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.series import check_series, make_series
 
 GOOD = 6

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -304,6 +305,21 @@ def test_in_place_an_original_that_changes_while_it_is_kept_is_left_alone(series
     assert series.temps() == []
 
 
+def test_a_name_in_the_backup_that_was_there_before_is_not_taken_away(series: Place, own_journal: Journal) -> None:
+    """By a result that does not come to stand: the link is somebody else's."""
+    series = Place(series.root, in_place=True, split_links=True, backup=series.root / ".kept")
+    assert series.backup is not None
+    series.backup.mkdir()
+    os.link(series.put("CT", "old"), series.backup / "CT")
+    os.mkdir(series.root / "there")
+    result = series.result("CT", "pixels")
+    series.target.discard(result.temp)
+    taken = msgspec.structs.replace(result, temp=os.fsencode(series.root / "there"))
+    done, failures = series.target.commit([taken], own_journal)
+    assert (done, [failure.kind for failure in failures]) == ([], [FailureKind.WRITE])
+    assert (series.files(), series.kept()) == ({"CT": "old"}, {"CT": "old"})
+
+
 # --- across file systems, full storage
 
 
@@ -329,6 +345,26 @@ def test_a_final_directory_on_another_file_system_gets_whole_files(
     assert os.listdir(place.root / "new") == ["CT"]
     assert (place.root / "CT").stat().st_mtime_ns == MTIME_NS
     assert place.temps() == []
+
+
+def test_in_place_an_original_that_changes_while_its_result_is_copied_is_left_alone(
+    series: Place, own_journal: Journal, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another file system a result comes slowly."""
+    os.rmdir(series.target.temp)
+    os.symlink(elsewhere, series.target.temp)
+    series.put("CT", "old")
+    copy = replica.copy
+
+    def slow_copy(temp: bytes, beside: bytes, *, durable: bool) -> None:
+        copy(temp, beside, durable=durable)
+        (series.root / "CT").write_text("edited")
+
+    monkeypatch.setattr(replica, "copy", slow_copy)
+    done, failures = series.target.commit([series.result("CT", "pixels")], own_journal)
+    assert (done, [failure.kind for failure in failures]) == ([], [FailureKind.CHANGED])
+    assert series.files() == {"CT": "edited"}
+    assert series.temps() == []
 
 
 @pytest.mark.parametrize(
@@ -538,11 +574,15 @@ def test_a_clerk_that_dies_at_any_step_is_made_up_for_by_the_next(scene: Scene) 
 @example(Scene(True, False, True, "copied", ("source", "source")))
 @_SLOW
 def test_a_run_that_dies_at_any_step_leaves_whole_files_and_a_true_journal(scene: Scene) -> None:
-    """The next run: every name has the old file or the whole result, and the journal knows which."""
+    """The next run: every name has the old file or the whole result, and the journal knows which.
+
+    Even if that run does not keep originals, and so is not told where the first one did.
+    """
     for place, results, before in after_every_death(scene):
         with closing(place.journal("run2")) as journal:
-            place.target.recover(journal)
-            place.target.sweep(b"run2")
+            next_one = dataclasses.replace(place, backup=None)
+            next_one.target.recover(journal)
+            next_one.target.sweep(b"run2")
             files, kept = place.files(), place.kept()
             for number, result in enumerate(results):
                 path, row = os.fsdecode(result.path), journal.find(result.path)
@@ -561,7 +601,7 @@ def test_a_run_that_dies_at_any_step_leaves_whole_files_and_a_true_journal(scene
 def test_a_rename_that_did_not_take_place_is_forgotten(place: Place, journal: Journal) -> None:
     """Died after the intent: the temp file is still there, and is swept or committed again."""
     result = place.result("CT", "pixels")
-    journal.intend([result])
+    journal.intend([result], {})
     place.target.recover(journal)
     assert journal.intents() == []
     assert journal.find(b"CT") is None
@@ -572,7 +612,7 @@ def test_an_older_result_of_the_same_size_and_time_is_not_taken_for_the_new_one(
     """Results have their source's time, and their size is that of the pixels: the temp file tells."""
     place.target.commit([place.result("CT", "older!", 1)], journal)
     result = place.result("CT", "newer!", 2)
-    journal.intend([result])
+    journal.intend([result], {})
     place.target.recover(journal)
     row = journal.find(b"CT")
     assert row is not None
@@ -584,7 +624,7 @@ def test_an_older_result_of_the_same_size_and_time_is_not_taken_for_the_new_one(
 def test_a_rename_that_took_place_is_journalled(place: Place, journal: Journal) -> None:
     """Died after the rename: what stands there is the result."""
     result = place.result("CT", "pixels")
-    journal.intend([result])
+    journal.intend([result], {})
     os.rename(result.temp, place.target.final(result.path))
     place.target.recover(journal)
     row = journal.find(b"CT")
@@ -596,7 +636,7 @@ def test_a_rename_that_took_place_is_journalled(place: Place, journal: Journal) 
 def test_what_stands_there_is_no_result_if_it_is_not_as_written(place: Place, journal: Journal) -> None:
     """Died after the rename, and changed before the next run: the journal does not vouch for it."""
     result = place.result("CT", "pixels")
-    journal.intend([result])
+    journal.intend([result], {})
     os.unlink(result.temp)
     place.put("CT", "changed")
     place.target.recover(journal)

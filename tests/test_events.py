@@ -29,7 +29,8 @@ from dcmpool.events import (
 )
 from dcmpool.model import FailureKind, Outcome
 from dcmpool.progress import Mode, Progress
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.command import TOP, Command, Record, long_series, own_command
 from tests.series import make_series
 from tests.test_usage import everything

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests import accesslist
+from tests import accesslist, reference
 from tests.accesslist import access_list
 from tests.command import Command, Record, own_command, tree
+from tests.reference import encoded, real_slice, shipped, write
 from tests.series import check_series, make_series
 
 command = pytest.fixture(own_command)
@@ -83,6 +84,37 @@ def test_in_place_a_result_has_no_access_list_that_its_original_did_not_have(com
 def test_in_place_every_result_is_confirmed_by_a_second_engine(command: Command, record: Record) -> None:
     ended = command.run("run", "series", "--in-place", "--json")
     assert ended.summary["confirmed"] == ended.summary["counts"]["decompressed"] == len(record)
+
+
+def lossy_and_alone(source: Path) -> dict[str, bytes]:
+    """Add a colour picture in lossy JPEG, and one whose decoders are all one library; return both."""
+    shutil.copy(shipped("SC_rgb_small_odd_jpeg.dcm"), source / "colour.dcm")
+    write(source, encoded(reference.HTJ2K, real_slice()[None]), "alone.dcm")
+    return {name: (source / name).read_bytes() for name in ("colour.dcm", "alone.dcm")}
+
+
+def test_in_place_what_cannot_stand_for_its_original_is_refused(command: Command, source: Path, record: Record) -> None:
+    """Nobody can confirm it, or its colour was rounded; the reason says what to do."""
+    before = lossy_and_alone(source)
+    ended = command.run("run", "series", "--in-place", "--json")
+    assert ended.code == 1
+    assert {name: ended.failed[name]["kind"] for name in ended.failed} == dict.fromkeys(before, "IRREPLACEABLE")
+    assert all("--backup DIR keeps the original" in failed["reason"] for failed in ended.failed.values())
+    assert "--verify structure" in ended.failed["alone.dcm"]["reason"]
+    assert "--yes-lossy" in ended.failed["colour.dcm"]["reason"]
+    assert {name: (source / name).read_bytes() for name in before} == before
+    assert check_series(record, source) == []
+    ended = command.run("run", "series", "--in-place", "--json", "--verify", "structure", "--yes-lossy")
+    assert (ended.code, ended.summary["counts"]["decompressed"]) == (0, 2)
+
+
+def test_what_cannot_stand_for_its_original_may_stand_beside_it(command: Command, source: Path) -> None:
+    """The original is kept, or never touched."""
+    before = lossy_and_alone(source)
+    assert command.run("run", "series", "--verify", "second").code == 0
+    ended = command.run("run", "series", "--in-place", "--backup", "kept", "--json")
+    assert (ended.code, ended.failed) == (0, {})
+    assert {name: (command.path / "kept" / name).read_bytes() for name in before} == before
 
 
 # Hard links
@@ -192,9 +224,13 @@ def test_another_backup_is_never_replaced(command: Command, source: Path, record
         (["--in-place", "--backup", "link/kept"], "lie in one another"),
         (["--in-place", "--backup", "."], "lie in one another"),
         (["--in-place", "--backup", "notes.txt"], "cannot be written"),
+        (["--in-place", "--backup", "kept", "--quarantine", "kept"], "lie in one another"),
+        (["--in-place", "--backup", "kept", "--quarantine", "kept/bad"], "lie in one another"),
+        (["--in-place", "--backup", "bad/kept", "--quarantine", "bad"], "lie in one another"),
         (["--in-place", "--backup", ""], "a path is empty"),
         (["--backup", "kept"], "are for --in-place"),
         (["--hard-links", "split"], "are for --in-place"),
+        (["--yes-lossy"], "are for --in-place"),
     ],
 )
 def test_a_backup_that_cannot_be_is_one_line(command: Command, source: Path, arguments: list[str], words: str) -> None:

@@ -136,7 +136,7 @@ def test_an_intent_is_there_until_it_is_resolved(place: Place) -> None:
     """By a rename that took place, one that did not, or the outcome."""
     with closing(place.journal()) as journal:
         results = [place.result(name, name, job) for job, name in enumerate("abc")]
-        journal.intend(results)
+        journal.intend(results, {})
         assert [(i.path, i.temp, i.row and i.row.digest) for i in journal.intents()] == [
             (r.path, r.temp, r.written.digest) for r in results
         ]
@@ -213,11 +213,11 @@ def test_a_journal_of_a_newer_program_is_refused(place: Place) -> None:
     place.journal().close()
     path = os.path.join(place.target.state, b"journal.sqlite")
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 3")
-    with pytest.raises(UsageError, match=r"newer dcmpool \(schema 3, this one knows 2\)"):
+        database.execute("PRAGMA user_version = 4")
+    with pytest.raises(UsageError, match=r"newer dcmpool \(schema 4, this one knows 3\)"):
         place.journal()
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        assert database.execute("PRAGMA user_version").fetchone() == (4,)
 
 
 def a_journal_of_version_1(place: Place) -> str:
@@ -307,11 +307,30 @@ def test_a_failure_leaves_the_result_of_an_earlier_run_ours(place: Place) -> Non
         row = journal.find(b"CT")
         assert row is not None
         assert (row.kind, row.result_size, row.digest) == (FailureKind.CORRUPT, 6, "")
-        assert list(journal.results()) == []
-        journal.settle([], [ending(b"CT", None)])
+        for _ in range(2):
+            ((path, stands, is_old),) = journal.results()
+            assert stands is not None
+            assert (path, is_old, stands.outcome) == (b"CT", True, Outcome.DECOMPRESSED)
+            assert (stands.digest, stands.engine, stands.native_bytes) == (b"pixels".hex(), "gdcm", 8)
+            journal.settle([], [ending(b"CT", None)])
         row = journal.find(b"CT")
         assert row is not None
         assert row.result_size is None
+        journal.settle([place.result("CT", "newer")], [])
+        ((_, stands, is_old),) = journal.results()
+        assert stands is not None
+        assert (stands.digest, is_old) == (b"newer".hex(), False)
+
+
+def test_what_an_older_program_has_not_kept_of_a_result_is_known_to_be_missing(place: Place) -> None:
+    """It overwrote what a result has to be when a later run failed."""
+    path = a_journal_of_version_1(place)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE files SET result_size = 6, result_mtime_ns = 7 WHERE path = ?", (b"CT2",))
+        database.commit()
+    with closing(place.journal()) as journal:
+        found = {path: (row and row.kind, is_old) for path, row, is_old in journal.results()}
+    assert found == {b"CT1": (None, False), b"CT2": (FailureKind.CORRUPT, True)}
 
 
 @pytest.mark.parametrize("content", [b"not a database, but as long as one " * 50, b"SQLite format 3\0" * 90])
@@ -365,7 +384,7 @@ def test_an_intent_that_cannot_be_understood_did_not_take_place(place: Place, ch
     """Nobody vouches for what stands there; the others are settled."""
     results = [place.result("good", "pixels", 1), place.result("bad", "pixels", 2)]
     with closing(place.journal()) as journal:
-        journal.intend(results)
+        journal.intend(results, {})
     for result in results:
         os.rename(result.temp, place.target.final(result.path))
     damage(place, f"UPDATE intents SET {change} WHERE path = X'{b'bad'.hex()}'")

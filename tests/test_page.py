@@ -21,7 +21,8 @@ from dcmpool.advice import MEANING, NEXT_STEP
 from dcmpool.config import load
 from dcmpool.model import FailureKind
 from dcmpool.progress import Mode, Progress
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.browser import CHROMIUM, browser
 from tests.command import Command, long_series, own_command, tree
 from tests.series import make_series
@@ -153,6 +154,23 @@ def test_the_page_says_what_happened_to_each_bad_file_and_what_to_do(page: Path)
     assert "JPEG Lossless SV1 (.70)" in words
     assert "limits.attempt_seconds" in words
     assert not re.search(r"""src=|href=(?!"#)|url\(|@import|https?:""", text)
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_given(command: Command) -> None:
+    """Above all with what keeps the originals."""
+    make_series(command.path / "series", slices=2, size=64)
+    (command.path / "list").write_text("CT0001.dcm\nnone.dcm\n")
+    given = ("--in-place", "--backup", "kept here", "--journal", "j", "--quarantine", "q", "--files-from", "list")
+    assert command.run("run", "series", *given).code == 1
+    made = command.run("report", "series", "--journal", "j", "--html", "a.html", "--json", "-")
+    text, here = html.unescape((command.path / "a.html").read_text()), command.path
+    kept = f"--backup '{here}/kept here' --journal {here}/j --quarantine {here}/q --files-from LIST"
+    assert f"dcmpool run {here}/series --in-place {kept}" in text
+    settings = json.loads(made.out)["runs"][0]["settings"]["run"]
+    assert settings == {
+        "in_place": True, "files_from": True,
+        "backup": f"{here}/kept here", "journal": f"{here}/j", "quarantine": f"{here}/q",
+    }  # fmt: skip
 
 
 def test_who_confirmed_a_result_is_known(command: Command) -> None:

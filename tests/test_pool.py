@@ -83,6 +83,7 @@ class PoolMachine(RuleBasedStateMachine):
         others=st.sampled_from(["copy", "skip"]),
         verify=HOW,
         in_place=st.booleans(),
+        keeps_originals=st.booleans(),
         rate=st.sampled_from([0, 0, MIB]),
         window=st.sampled_from(["", WINDOW]),
         duration=st.sampled_from([0.0, 0.0, 0.0, 24.0]),
@@ -96,6 +97,7 @@ class PoolMachine(RuleBasedStateMachine):
         others: str,
         verify: str,
         in_place: bool,
+        keeps_originals: bool,
         rate: int,
         window: str,
         duration: float,
@@ -110,7 +112,7 @@ class PoolMachine(RuleBasedStateMachine):
             rate=rate,
             schedule=Schedule(window=window, max_duration_seconds=duration),
         )
-        self.world = World(found, limits, in_place=in_place)
+        self.world = World(found, limits, in_place=in_place, keeps_originals=keeps_originals or not in_place)
         for _ in range(rounds):
             self.world.behave_once()
 
@@ -831,6 +833,22 @@ def test_without_a_second_engine_the_result_is_committed_with_a_note() -> None:
     assert result.written.notes == ("not confirmed: there is no second engine for this Transfer Syntax",)
     world.behave()
     assert (world.pool.exit_code, world.tally.confirmed) == (0, 0)
+
+
+def test_where_the_original_will_be_gone_a_result_that_nobody_can_confirm_is_thrown_away() -> None:
+    world = World(items(1), config(verify="second"), in_place=True, keeps_originals=False)
+    world.handle(1)
+    world.look(1)
+    world.find()
+    make_ready(world)
+    (maker,) = busy(world)
+    assert not order(maker).may_round
+    world.say(maker, written(order(maker).job))
+    make_ready(world)
+    no_opinion(world, FailureKind.UNSUPPORTED, "", exhausted=True)
+    assert not committed(world)
+    world.behave()
+    assert (world.pool.exit_code, world.tally.counts[Outcome.FAILED]) == (1, 1)
 
 
 def test_a_result_that_a_second_engine_refutes_is_thrown_away() -> None:

@@ -11,7 +11,8 @@ import pytest
 from dcmpool.config import load
 from dcmpool.progress import Mode, Progress
 from dcmpool.report import Report
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.command import Command, own_command, tree
 from tests.series import make_series
 from tests.test_usage import everything, refused

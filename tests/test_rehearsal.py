@@ -1,13 +1,18 @@
 """`run --dry-run`: what would be done is said, and nothing is written."""
 
+import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from dcmpool.child import Stream
+from dcmpool.model import Due
+from dcmpool.protocol import FROM_CLERK, TO_CLERK, Plan, Planned
 from tests.command import Command, long_series, own_command
 from tests.series import make_series
 from tests.test_usage import everything, refused
@@ -38,6 +43,13 @@ def test_before_the_first_run(command: Command, source: Path) -> None:
     files = [f"do CT{number:04}.dcm" for number in range(1, 7)]
     for arguments in ([], ["-o", "native"], ["--in-place"]):
         assert rehearsed(command, *arguments) == [*files, "leave pipe", "do two\\nlines"]
+
+
+def test_in_place_a_file_with_several_names_will_fail(command: Command, source: Path) -> None:
+    os.link(source / "CT0001.dcm", command.path / "second")
+    plan = rehearsed(command, "--in-place", "--backup", "kept")
+    assert plan[:2] == ["fails CT0001.dcm", "do CT0002.dcm"]
+    assert rehearsed(command, "--in-place", "--hard-links", "split")[0] == "do CT0001.dcm"
 
 
 def test_what_a_run_would_do_is_what_it_does(command: Command, source: Path) -> None:
@@ -104,6 +116,30 @@ def test_what_a_run_would_refuse(command: Command, source: Path) -> None:
     refused(command, "series", "-o", "locked/native", "--dry-run", says="locked", powerless=True)
     refused(command, "series", "--dry-run", "--journal", "file", says="not a journal")
     refused(command, "series", "--dry-run", "--events", "events", says="--events")
+    refused(command, "series", "--dry-run", "--in-place", "--backup", "file", says="Not a directory")
+    refused(command, "series", "--dry-run", "--in-place", "--backup", "series/kept", says="lie in one another")
+
+
+def test_beside_a_run_there_is_nothing_to_foresee(command: Command, source: Path) -> None:
+    """Its journal changes while it would be read."""
+    assert command.run("run", "series", "-o", "native").code == 0
+    with (command.path / "native/.dcmpool/lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = command.run("run", "series", "-o", "native", "--dry-run")
+    assert (ended.code, ended.lines()) == (3, [f"dcmpool: another run is working on {command.path / 'native'}"])
+    assert rehearsed(command, "-o", "native")[0] == "settled CT0001.dcm"
+
+
+def test_a_message_may_come_in_parts_from_a_planner_that_has_ended() -> None:
+    """It is over when all of it was read, not when the process is."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(FROM_CLERK.encode(Planned((Plan(Due.DO, b"x" * 1000),)))[:500])
+            ours.setblocking(False)
+            stream = Stream(ours, FROM_CLERK, TO_CLERK)
+            assert (stream.receive(), stream.is_over) == ([], False)
+        assert (stream.receive(), stream.is_over) == ([], True)
 
 
 def test_a_reader_that_has_seen_enough(command: Command, source: Path) -> None:

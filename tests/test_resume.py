@@ -185,7 +185,7 @@ def test_a_kind_that_is_none_is_refused(command: Command, record: Record) -> Non
     assert refused.code == 2
     assert refused.lines() == [
         "dcmpool: --retry-failed BROKEN: choose all or one of CORRUPT, UNSUPPORTED, VERIFY, CRASHED, TIMEOUT, MEMORY, "
-        "PROTOCOL, READ, CHANGED, WRITE, EXISTS, LINKED, NO_SPACE, LOST"
+        "PROTOCOL, READ, CHANGED, WRITE, EXISTS, LINKED, IRREPLACEABLE, NO_SPACE, LOST"
     ]
 
 

@@ -26,7 +26,8 @@ from dcmpool.config import load
 from dcmpool.forecast import Forecast
 from dcmpool.model import Purpose
 from dcmpool.progress import Mode, Progress
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.command import Command, long_series, own_command, tree
 from tests.encoders import compressed
 from tests.series import SYNTAXES, make_series, read_shipped

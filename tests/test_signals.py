@@ -393,6 +393,35 @@ def test_a_child_killed_before_the_first_result_changes_nothing(command: Command
     assert check_series(record, command.path / "native") == []
 
 
+@pytest.mark.parametrize("who", ["forkserver", "clerk"])
+def test_a_helper_that_cannot_be_started_again_ends_the_run_in_order(
+    command: Command, record: Record, tmp_path: Path, who: str
+) -> None:
+    """With its report; nothing that is done is lost."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'run' in sys.orig_argv:\n"
+        "    from dcmpool import helper\n"
+        "    taken = set()\n"
+        "    def take(command, right=helper.take, **named):\n"
+        "        if command in taken and command[0] == 'dcmpool." + who + "':\n"
+        "            raise OSError(11, 'Resource temporarily unavailable')\n"
+        "        taken.add(command)\n"
+        "        return right(command, **named)\n"
+        "    helper.take = take\n"
+    )
+    path = os.pathsep.join((os.fspath(tmp_path), os.fspath(TOP)))
+    running = command.start("run", "series", "-o", "native", "--json", environment={"PYTHONPATH": path})
+    running.wait_for(lambda: len(results(command)) > 2)
+    find = running.fork_server if who == "forkserver" else lambda: running.processes("dcmpool.clerk")
+    os.kill(running.wait_for(find)[0], signal.SIGKILL)
+    ended = running.end()
+    assert ended.code == 70, ended
+    assert "cannot be started again: Resource temporarily unavailable" in ended.summary["stopped"]
+    assert command.run("run", "series", "-o", "native", "--json").code == 0
+    assert check_series(record, command.path / "native") == []
+
+
 def test_workers_killed_again_and_again_cost_no_file(command: Command, record: Record) -> None:
     """Each worker dies after it gave some results, so that no file meets two deaths."""
     running = first_result(command, "--workers", "2")

@@ -15,7 +15,8 @@ from dcmpool.model import FailureKind, Outcome
 from dcmpool.progress import Mode, Progress
 from dcmpool.protocol import Ending, Scanned
 from dcmpool.report import Tally
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from dcmpool.terms import Hours, Terms
 from tests.command import Command, Ended, Record, long_series, own_command, tree, until
 from tests.series import check_series, make_series

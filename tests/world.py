@@ -139,14 +139,17 @@ class SimClerk:
 class World:
     """See the module."""
 
-    def __init__(self, files: Iterable[Item], settings: Config, *, in_place: bool = False) -> None:
+    def __init__(
+        self, files: Iterable[Item], settings: Config, *, in_place: bool = False, keeps_originals: bool = True
+    ) -> None:
         self.now = 1000.0
         self.midnight = MIDNIGHT
         """When the clock of the run's own time showed 0."""
         self.settings = settings
         self.in_place = in_place
+        self.keeps_originals = keeps_originals
         self.files = list(files)
-        self.pool = Pool(settings, "run", in_place=in_place)
+        self.pool = Pool(settings, "run", in_place=in_place, keeps_originals=keeps_originals)
         self.tally = self.pool.tally
         self.told: Counter[str] = Counter()
         """How often the event stream was told of a file's end."""
@@ -168,7 +171,8 @@ class World:
         self.droppable: set[bytes] = set()
         """Those that may be among them, for all that can be seen from outside before a child is to judge."""
         self.judged: set[bytes] = set()
-        """Those that another child confirmed, or knew no second engine for when it was the first to be asked."""
+        """Those that another child confirmed, or knew no second engine for when it was the first to be asked and the
+        original stays."""
         self.opinions: Counter[bytes] = Counter()
         """How many opinions on a temp file have ended without one."""
         self.promised: set[bytes] = set()
@@ -463,7 +467,7 @@ class World:
 
     def _opinion(self, temp: bytes, message: Message) -> None:
         nobody = isinstance(message, Failed) and message.exhausted and message.kind is FailureKind.UNSUPPORTED
-        if isinstance(message, Checked) or (nobody and not self.opinions[temp]):
+        if isinstance(message, Checked) or (nobody and not self.opinions[temp] and self.keeps_originals):
             self.judged.add(temp)
         else:
             self.opinions[temp] += 1

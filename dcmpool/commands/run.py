@@ -40,10 +40,11 @@ from dcmpool.options import (
     WhatOfOthers,
     Window,
     Workers,
+    YesLossy,
     size,
 )
 from dcmpool.protocol import ALL_KINDS
-from dcmpool.supervisor import Task
+from dcmpool.task import Task
 from dcmpool.terminal import one_line, rehearse, supervise
 
 
@@ -53,6 +54,7 @@ def run(
     in_place: InPlace = False,
     backup: Backup = None,
     hard_links: HardLinks = None,
+    yes_lossy: YesLossy = False,
     workers: Workers = None,
     engine: Engine = None,
     limit: SecondsLimit = None,
@@ -79,7 +81,7 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a native copy of a series or an archive, checked; once more, it resumes.
+    """Make a native copy of a series or an archive, checked, or resume it.
 
     \b
     python -m dcmpool run series_dir
@@ -89,7 +91,7 @@ def run(
     work = {"workers": workers, "engine": engine, "others": others and others.value, "overwrite": overwrite or None}
     flags: dict[str, dict[str, Any]] = {
         "work": work
-        | {"hard_links": hard_links and hard_links.value}
+        | {"hard_links": hard_links and hard_links.value, "yes_lossy": yes_lossy or None}
         | {"nice": nice, "verify": verify, "evidence_copy": evidence_copy or None},
         "limits": {"attempt_seconds": limit},
         "gate": {
@@ -102,8 +104,10 @@ def run(
     }
     with one_line():
         settings = load(profile=profile or "", path=config, flags=flags)
-        if not in_place and (backup is not None or hard_links):
-            raise UsageError("--backup and --hard-links are for --in-place: elsewhere no original is touched")
+        if not in_place and (backup is not None or hard_links or yes_lossy):
+            raise UsageError(
+                "--backup, --hard-links and --yes-lossy are for --in-place: elsewhere no original is touched"
+            )
         task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup)
         task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
         (rehearse if dry_run else supervise)(task, settings, events=events, as_json=as_json, quiet=quiet)

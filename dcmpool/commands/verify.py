@@ -9,7 +9,7 @@ from dcmpool.config import load
 from dcmpool.errors import UsageError
 from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, Journal, Profile, Quiet, Workers
-from dcmpool.supervisor import Task
+from dcmpool.task import Task
 from dcmpool.terminal import one_line, supervise
 
 

@@ -9,7 +9,8 @@ import pytest
 from dcmpool.config import load
 from dcmpool.progress import Mode, Progress
 from dcmpool.report import Report
-from dcmpool.supervisor import Supervisor, Task
+from dcmpool.supervisor import Supervisor
+from dcmpool.task import Task
 from tests.faults.conftest import Disk, wait_for
 from tests.series import check_series
 
