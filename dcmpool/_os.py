@@ -264,18 +264,24 @@ def lock_file(path: bytes) -> int:
     return fd
 
 
-def demand_unlocked(path: bytes) -> None:
-    """Raise `LockedError` if another process holds this lock; it is not taken, nor made where it is missing."""
+def share_lock(path: bytes) -> int | None:
+    """Take the lock together with others who only look; return its descriptor, or None if there is no such file.
+
+    Raises
+    ------
+    LockedError
+        A run holds it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise _locked(path) from error
-    finally:
         os.close(fd)
+        raise _locked(path) from error
+    return fd
 
 
 def _locked(path: bytes) -> LockedError:

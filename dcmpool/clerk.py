@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 
 from dcmpool import _os, admission, evidence, ground, place
 from dcmpool.copier import Copier
@@ -148,13 +149,15 @@ class Clerk:
     def _open(self, order: Open) -> bool:
         """Check, lock and open; begin to walk. Return whether the run can begin."""
         self._purpose = order.purpose
+        self._writes = order.purpose is not Purpose.SURVEY
+        self._journal_of_run = partial(Journal, b":memory:", order.run, order.judge)
         self._notices: list[str] = []
         try:
             self._target = admission.admit_audit(order) if order.purpose is Purpose.AUDIT else admission.admit(order)
             if order.purpose is Purpose.SURVEY:
-                base, journal, left = base_of(order.source), b":memory:", room(self._target.root)
+                base, left = base_of(order.source), room(self._target.root)
             else:
-                (base, journal), left = self._settle_in(order), None
+                base, left = self._settle_in(order), None
         except (DcmpoolError, OSError, sqlite3.Error) as error:
             said = ground.lack_of_room(error, order.target) or error
             code = said.exit_code if isinstance(said, DcmpoolError) else UsageError.exit_code
@@ -163,16 +166,19 @@ class Clerk:
         self._quarantine = None
         if order.quarantine:
             self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
-        self._send(Opened(base, self._target.root, os.path.realpath(self._target.root), tuple(self._notices), left))
-        self._walker = Walker(order, self._target, journal, self._send_of_walk, self._credit, self._committing)
+        root, temp = self._target.root, self._target.temp if self._writes else b""
+        self._send(Opened(base, root, os.path.realpath(root), temp, tuple(self._notices), left))
+        self._walker = Walker(
+            order, self._target, self._journal_of_run, self._send_of_walk, self._credit, self._committing
+        )
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
         if order.purpose is Purpose.RUN:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
 
-    def _settle_in(self, order: Open) -> tuple[bytes, bytes]:
-        """Look at TARGET, take it, open its journal; return what paths are relative to, and the journal's path."""
+    def _settle_in(self, order: Open) -> bytes:
+        """Look at TARGET, take it, open its journal; return the directory to which paths are relative."""
         found = place.find(self._target.root, order.journal)
         if order.purpose is Purpose.RUN:
             self._notices += ground.check(self._target.root, in_place=order.in_place, journal=found.path)
@@ -181,9 +187,21 @@ class Clerk:
         with place.made(found, order, self._target.root):
             if self._target.backup is not None:
                 admission.make_backup(self._target.backup)
+            self._take(order)
+            if order.purpose is Purpose.RUN:
+                self._notices += self._look_at_names()
+            return self._open_journal(found.path, order)
+
+    def _take(self, order: Open) -> None:
+        """Lock TARGET; for an audit it need not be writable."""
+        try:
             self._lock = admission.take(self._target)
-            self._notices += self._look_at_names()
-            return self._open_journal(found.path, order), found.path
+        except UsageError as error:
+            if order.purpose is not Purpose.AUDIT:
+                raise
+            _os.share_lock(self._target.lock)  # for as long as this process lives
+            self._writes = False
+            self._notices.append(f"{words(error)}: it is only read, and no evidence of killed workers is kept")
 
     def _look_at_names(self) -> list[str]:
         """See what becomes of names in TARGET; return what the user should know of that."""
@@ -197,7 +215,9 @@ class Clerk:
     def _open_journal(self, journal: bytes, order: Open) -> bytes:
         """Open the journal and put right what dead runs left; return the directory to which paths are relative."""
         self._copier = Copier(self._target)
-        self._journal = Journal(journal, order.run, order.judge)
+        read_only = order.purpose is Purpose.AUDIT and not place.is_writable(journal)
+        self._journal_of_run = partial(Journal, journal, order.run, order.judge, read_only=read_only)
+        self._journal = self._journal_of_run()
         try:
             if order.purpose is Purpose.AUDIT:
                 return self._begin_audit()
@@ -241,7 +261,8 @@ class Clerk:
         )
 
     def _finish(self, order: Finish) -> None:
-        self._journal.end_run(order.exit_code, order.totals, complete=order.complete)
+        if self._purpose is Purpose.RUN:
+            self._journal.end_run(order.exit_code, order.totals, complete=order.complete)
         self._walker.stop()
         self._walk.join(_GOODBYE_SECONDS)  # the last to close the journal folds its write-ahead log into it
         self._journal.close()

@@ -5,7 +5,7 @@ Inspected -> its limit          Wants -> the gate -> Grant
 """
 
 from collections.abc import Callable
-from os.path import dirname, join
+from os.path import join
 
 from dcmpool.actions import Action, SendTo
 from dcmpool.config import MIB, Config
@@ -49,13 +49,12 @@ class Dispatcher:
         self._grant_bytes = config.gate.grant_mib * MIB
         self._base = self._temp = self._target = b""
 
-    def open(self, base: bytes, temp: bytes, inventory: Inventory | None) -> None:
-        """Take the directory to which all paths are relative, and the one for temp files, TARGET/.dcmpool/tmp.
+    def open(self, base: bytes, target: bytes, temp: bytes, inventory: Inventory | None) -> None:
+        """Take the directory to which all paths are relative, TARGET, and the one for temp files, TARGET/.dcmpool/tmp.
 
         With an `inventory` files are surveyed for it, and no results are made.
         """
-        self._base, self._temp, self._inventory = base, temp, inventory
-        self._target = dirname(dirname(temp))
+        self._base, self._target, self._temp, self._inventory = base, target, temp, inventory
 
     def dispatch(self, now: float, most: int) -> None:
         """Give each free child something to do, as far as there is anything for it.

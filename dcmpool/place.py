@@ -79,7 +79,7 @@ def check(place: Place, order: Open, target: bytes) -> None:
     if _is_own(place.path, target):
         return
     _refuse_among_files(place.path, order.source, target)
-    _refuse_other_file(place.path)
+    _refuse_other_file(place.path, os.R_OK if order.purpose is Purpose.AUDIT else os.R_OK | os.W_OK)
     if not order.overwrite:
         _refuse_other_target(place.path, target, order.purpose)
 
@@ -105,7 +105,8 @@ def made(place: Place, order: Open, target: bytes) -> Iterator[None]:
         _remove(new)
         raise UsageError(f"the journal cannot be made: {shown(path)}: {words(error)}") from error
     try:
-        _demand_writable(os.path.dirname(path))
+        if order.purpose is Purpose.RUN:
+            _demand_writable(os.path.dirname(path))
         yield
     except BaseException:
         _remove(new)
@@ -134,6 +135,11 @@ def existing(path: bytes) -> bytes:
 def is_inside(path: bytes, directory: bytes) -> bool:
     """Whether a path is a directory or lies below it; both absolute and without links."""
     return path == directory or path.startswith(os.path.join(directory, b""))
+
+
+def is_writable(path: bytes) -> bool:
+    """Whether a journal can be written, for which SQLite has to make files beside it."""
+    return os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK | os.X_OK)
 
 
 def read_only(path: bytes) -> str:
@@ -171,13 +177,13 @@ def _refuse_among_files(path: bytes, source: bytes, target: bytes) -> None:
             raise UsageError(f"the journal {shown(path)} would lie inside the {name}: choose a place outside of it")
 
 
-def _refuse_other_file(path: bytes) -> None:
+def _refuse_other_file(path: bytes, access: int) -> None:
     if not os.path.lexists(path):
         return
     if not os.path.isfile(path):
         raise UsageError(f"the journal is not a file: {shown(path)}")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise UsageError(f"the journal cannot be written: {shown(path)}")
+    if not os.access(path, access):
+        raise UsageError(f"the journal cannot be {'written' if access & os.W_OK else 'read'}: {shown(path)}")
     tables = {name for (name,) in _selected(path, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and not tables >= _TABLES:
         raise UsageError(f"{shown(path)} is not a journal of dcmpool, but some other database")

@@ -44,7 +44,7 @@ class Planner(Walker):
     """A walk that says what is due, and offers nothing."""
 
     def __init__(self, order: Open, target: Target, journal: Journal, send: Callable[[Message], None]) -> None:
-        super().__init__(order, target, b"", send, threading.Semaphore(), threading.Lock())
+        super().__init__(order, target, lambda: journal, send, threading.Semaphore(), threading.Lock())
         self._journal = journal
         self._plans: list[Plan] = []
 
@@ -90,12 +90,12 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
         notices = tuple(ground.check(target.root, in_place=order.in_place, journal=found.path))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
-        _os.demand_unlocked(target.lock)  # its journal would change while it is read
+        _os.share_lock(target.lock)  # for as long as this process lives: its journal must not change meanwhile
         journal = _journal(found, order, target)
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
-    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), notices))
+    send(Opened(base_of(order.source), target.root, os.path.realpath(target.root), notices=notices))
     try:
         with closing(journal):
             Planner(order, target, journal, send).run()

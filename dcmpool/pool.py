@@ -138,9 +138,9 @@ class Pool:
         self.brakes.terms.begin(now)
         self.ledger.begin(now)
 
-    def opened(self, base: bytes, temp: bytes, now: float) -> None:
-        """Begin: paths are relative to the directory `base`, results go to the directory `temp` first."""
-        self._dispatcher.open(base, temp, self.inventory)
+    def opened(self, base: bytes, target: bytes, temp: bytes, now: float) -> None:
+        """Begin: paths are relative to the directory `base`; results go to the directory `temp`, then to `target`."""
+        self._dispatcher.open(base, target, temp, self.inventory)
         self.ledger.opened()
         self._is_open = True
         self._launch_missing(now)

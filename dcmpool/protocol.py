@@ -396,6 +396,8 @@ class Opened(Message, frozen=True):
     target: bytes
     real: bytes
     """TARGET without symlinks: what runs on it are known by."""
+    temp: bytes = b""
+    """Where workers write, TARGET/.dcmpool/tmp; b"" where nothing is to be written."""
     notices: tuple[str, ...] = ()
     """What the user should know of TARGET, a line each."""
     room: Room | None = None

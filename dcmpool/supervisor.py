@@ -29,7 +29,7 @@ from dcmpool.events import Controlled, Event, Noticed
 from dcmpool.interrupts import Interrupts
 from dcmpool.inventory import Inventory
 from dcmpool.lifecycle import Phase
-from dcmpool.model import STATE_DIRECTORY, Purpose
+from dcmpool.model import Purpose
 from dcmpool.overview import Overview
 from dcmpool.pool import Pool
 from dcmpool.progress import Progress
@@ -289,15 +289,14 @@ class Supervisor:
         self._target, self._base, self._room = message.target, message.base, message.room
         for text in message.notices:
             self._happened(Noticed(text=text))
-        temp = b"" if self._surveys else os.path.join(message.target, STATE_DIRECTORY, b"tmp")
         readable: tuple[bytes, ...] = ()
         if not self._unconfined:
             audits = self._task.purpose is Purpose.AUDIT
             readable = (message.base, message.target) if audits else (self._task.source,)
-        self._children.open(Place(message.base, temp, readable))
+        self._children.open(Place(message.base, message.temp, readable))
         if not self._surveys:  # which is no run on TARGET
             self._open_desk(message.real)
-        self._pool.opened(message.base, temp, now)
+        self._pool.opened(message.base, message.target, message.temp, now)
 
     def _open_desk(self, target: bytes) -> None:
         try:

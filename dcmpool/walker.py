@@ -27,20 +27,23 @@ _FLUSH_SECONDS = 0.02
 
 
 class Walker:
-    """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows."""
+    """The walking thread: SOURCE in, jobs out, no further ahead than the supervisor allows.
+
+    `open_journal` gives a connection of its own.
+    """
 
     def __init__(
         self,
         order: Open,
         target: Target,
-        journal: bytes,
+        open_journal: Callable[[], Journal],
         send: Callable[[Message], None],
         credit: threading.Semaphore,
         committing: threading.Lock,
     ) -> None:
         self._order = order
         self._target = target
-        self._journal_path = journal
+        self._open_journal = open_journal
         self._send = send
         self._credit = credit
         self._committing = committing
@@ -58,7 +61,7 @@ class Walker:
     def run(self) -> None:
         """Walk to the end, and say so; or say why not."""
         try:
-            with closing(Journal(self._journal_path, self._order.run, self._order.judge)) as self._journal:
+            with closing(self._open_journal()) as self._journal:
                 known = self._journal.known() if self._is_whole() else 0
                 for found in self._recorded() if self._order.purpose is Purpose.AUDIT else self._paths():
                     if self._stopped:

@@ -1,5 +1,6 @@
 """`dcmpool verify TARGET`: what was done is looked at again, and nothing is changed."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -165,6 +166,25 @@ def test_the_journal_of_another_target_is_refused_and_left_as_it_is(command: Com
     os.rename(done / "moved", done / "first")
     assert command.run(*run, "--json").summary["counts"]["settled"] == len(UIDS) + 3
     assert command.run("verify", "first", "--journal", "kept.sqlite").code == 0
+
+
+def test_a_target_that_cannot_be_written_is_only_read(command: Command, done: Path) -> None:
+    """A read-only mount, or another user's archive; by the engines that need no place to write to."""
+    change(done / "native/1.dcm", -1000, b"\x55")
+    before = tree(done, own=True)
+    os.chmod(done / "native/.dcmpool", 0o555)
+    for path in (done / "native/.dcmpool").iterdir():
+        os.chmod(path, 0o444)
+    ended = command.run("verify", "native", powerless=True)
+    assert (ended.code, "digest of the Pixel Data" in ended.out) == (1, True)
+    notice = f"the target cannot be written: {done / 'native'}: Permission denied: it is only read"
+    assert notice in ended.err
+    assert f"{len(UIDS) - 1}  of them confirmed by a second engine" in ended.out.replace("  of", "  of")
+    assert tree(done, own=True) == before
+    with (done / "native/.dcmpool/lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command.run("verify", "native", powerless=True).code == 3
+    os.chmod(done / "native/.dcmpool", 0o755)
 
 
 def test_in_place_there_is_the_journal_alone(command: Command, done: Path) -> None:

@@ -188,7 +188,7 @@ class World:
         self._forkserver_is_dying = False
         self._wrote = 0
         self.pool.begin(self.now)
-        self.step(lambda: self.pool.opened(b"/source", b"/target/tmp", self.now))
+        self.step(lambda: self.pool.opened(b"/source", b"/target", b"/target/tmp", self.now))
         self.welcome()
 
     @property
