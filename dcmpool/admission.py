@@ -7,7 +7,7 @@ import contextlib
 import os
 import tempfile
 
-from dcmpool import _os, backup, ground, place
+from dcmpool import _os, backup, place
 from dcmpool.backup import Backup
 from dcmpool.commit import Target
 from dcmpool.errors import UsageError
@@ -95,8 +95,8 @@ def take(target: Target) -> int:
     ------
     LockedError
         Another run holds it, and perhaps began at the same moment: so nothing but directories is made before.
-    UsageError, StoppedError
-        It cannot be written, or has no room even for that; nothing is left behind.
+    UsageError
+        It cannot be written; nothing is left behind.
     """
     if os.path.lexists(target.root) and not os.path.isdir(target.root):
         raise UsageError(f"the target is not a directory: {shown(target.root)}")
@@ -119,6 +119,5 @@ def take(target: Target) -> int:
         for directory in reversed(made):
             with contextlib.suppress(OSError):  # another run may have come in
                 os.rmdir(directory)
-        lack = ground.lack_of_room(error, target.root)
-        raise lack or UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
+        raise UsageError(f"the target cannot be written: {shown(target.root)}: {error.strerror}") from error
     return lock

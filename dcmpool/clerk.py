@@ -24,6 +24,7 @@ from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Outcome, Purpose
+from dcmpool.onlooker import Onlooker
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -83,7 +84,8 @@ class Clerk:
             return True
         for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
             self._credit.release(jobs)
-        return self._acknowledge(messages) if self._purpose is Purpose.SURVEY else self._record(messages)
+        is_to_look = self._purpose is Purpose.SURVEY or self._lack
+        return self._acknowledge(messages) if is_to_look else self._record(messages)
 
     def _record(self, messages: list[Message]) -> bool:
         """Commit and journal; return whether the run is over."""
@@ -114,11 +116,13 @@ class Clerk:
                 self._send(Committed(tuple(ending.job for ending in endings)))
 
     def _acknowledge(self, messages: list[Message]) -> bool:
-        """Take note of what a survey finds, which leaves no trace; return whether it is over."""
+        """Take note of what is found by one that leaves no trace, as a survey does; return whether it is over."""
         if jobs := tuple(ending.job for m in messages if isinstance(m, Settle) for ending in m.endings):
             self._send(Committed(jobs))
         is_over = any(isinstance(message, Finish) for message in messages)
         if is_over:
+            if self._quarantine is not None:
+                self._quarantine.end()
             self._send(Finished())
         return is_over
 
@@ -152,6 +156,7 @@ class Clerk:
         self._writes = order.purpose is not Purpose.SURVEY
         self._journal_of_run = partial(Journal, b":memory:", order.run, order.judge)
         self._notices: list[str] = []
+        self._lack = ""
         try:
             self._target = admission.admit_audit(order) if order.purpose is Purpose.AUDIT else admission.admit(order)
             if order.purpose is Purpose.SURVEY:
@@ -159,21 +164,21 @@ class Clerk:
             else:
                 base, left = self._settle_in(order), None
         except (DcmpoolError, OSError, sqlite3.Error) as error:
-            said = ground.lack_of_room(error, order.target) or error
-            code = said.exit_code if isinstance(said, DcmpoolError) else UsageError.exit_code
-            self._send(Refused(_one_line(said, order), code))
+            code = error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code
+            self._send(Refused(_one_line(error, order), code))
             return False
         self._quarantine = None
         if order.quarantine:
             self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
         root, temp = self._target.root, self._target.temp if self._writes else b""
         self._send(Opened(base, root, os.path.realpath(root), temp, tuple(self._notices), left))
-        self._walker = Walker(
+        walk = partial(Onlooker, self._lack) if self._lack else Walker
+        self._walker = walk(
             order, self._target, self._journal_of_run, self._send_of_walk, self._credit, self._committing
         )
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
-        if order.purpose is Purpose.RUN:
+        if order.purpose is Purpose.RUN and self._writes:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
 
@@ -181,9 +186,12 @@ class Clerk:
         """Look at TARGET, take it, open its journal; return the directory to which paths are relative."""
         found = place.find(self._target.root, order.journal)
         if order.purpose is Purpose.RUN:
-            self._notices += ground.check(self._target.root, in_place=order.in_place, journal=found.path)
+            self._lack = ground.lack(self._target.root, in_place=order.in_place, journal=found.path)
+            self._notices += ground.check(self._target.root)
         if found.notice:
             self._notices.append(found.notice)
+        if self._lack:
+            return self._look(found, order)
         with place.made(found, order, self._target.root):
             if self._target.backup is not None:
                 admission.make_backup(self._target.backup)
@@ -191,6 +199,16 @@ class Clerk:
             if order.purpose is Purpose.RUN:
                 self._notices += self._look_at_names()
             return self._open_journal(found.path, order)
+
+    def _look(self, found: place.Place, order: Open) -> bytes:
+        """Where there is no room, see whether anything is left to do, and write nothing; return as `_settle_in`."""
+        self._writes = False
+        place.check(found, order, self._target.root)
+        _os.share_lock(self._target.lock)  # for as long as this process lives
+        self._journal_of_run = partial(Journal, found.path, order.run, order.judge, read_only=True)
+        self._journal = self._journal_of_run()
+        self._check_source(order)
+        return base_of(order.source)
 
     def _take(self, order: Open) -> None:
         """Lock TARGET; for an audit it need not be writable."""

@@ -4,14 +4,12 @@ Called by the clerk alone, since all of it may block.
 """
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dcmpool import _os, place
-from dcmpool.errors import StoppedError, UsageError
-from dcmpool.replica import FULL
-from dcmpool.text import shown, size, words
+from dcmpool.errors import UsageError
+from dcmpool.text import shown, size
 
 LEAST_BYTES = 4 << 20
 LEAST_FILES = 100
@@ -34,38 +32,38 @@ class Room:
     free_files: int | None
 
 
-def check(target: bytes, *, in_place: bool, journal: bytes) -> list[str]:
+def check(target: bytes) -> list[str]:
     """Return what the user should know of TARGET, which need not exist yet.
-
-    On a disk that is all but full a run begins in place, where it needs next to nothing, and where there is a `journal`
-    already: nothing may be left to do.
 
     Raises
     ------
-    UsageError
-        Practically nothing is free.
     OSError
         As the storage gives it.
     """
     there = place.existing(os.path.realpath(target))
-    room = _room(there)
-    if not in_place and not os.path.lexists(journal) and (lack := _less_than(room, LEAST_BYTES, LEAST_FILES)):
-        raise UsageError(f"the target has no room: {shown(target)}: {lack}; make some, or choose another target")
-    few = _less_than(room, FEW_BYTES, FEW_FILES)
+    few = _less_than(_room(there), FEW_BYTES, FEW_FILES)
     return ([f"the target has little room: {few}"] if few else []) + list(_advice(_os.file_system(there)))
 
 
-def lack_of_room(error: Exception, target: bytes) -> StoppedError | None:
-    """Return what there is to say if TARGET's state cannot be written for lack of room; None for other errors.
+def lack(target: bytes, *, in_place: bool, journal: bytes) -> str:
+    """Say how little is free, if it is practically nothing; "" if a run may write.
 
-    SQLite says FULL, or just that there was an I/O error.
+    In place it may: it needs next to nothing, so that it begins on a disk that is all but full. Where there is a
+    `journal`, nothing may be left to do, and that can be seen without writing.
+
+    Raises
+    ------
+    UsageError
+        It would be the first run.
+    OSError
+        As the storage gives it.
     """
-    lack = words(error) if getattr(error, "errno", None) in FULL else ""
-    if isinstance(error, sqlite3.Error):
-        lack = _less_than(_room(place.existing(os.path.realpath(target))), LEAST_BYTES, LEAST_FILES)
-    if not lack:
-        return None
-    return StoppedError(f"the target has no room: {shown(target)}: {lack}; make some, and run it again")
+    if in_place:
+        return ""
+    little = _less_than(_room(place.existing(os.path.realpath(target))), LEAST_BYTES, LEAST_FILES)
+    if little and not os.path.lexists(journal):
+        raise UsageError(f"the target has no room: {shown(target)}: {little}; make some, or choose another target")
+    return little
 
 
 def way_of_results(root: bytes, temp: bytes) -> list[str]:

@@ -87,7 +87,8 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
         target = admit(order)
         _demand_writable(target.root)
         found = place.find(target.root, order.journal)
-        notices = tuple(ground.check(target.root, in_place=order.in_place, journal=found.path))
+        ground.lack(target.root, in_place=order.in_place, journal=found.path)
+        notices = tuple(ground.check(target.root))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
         _os.share_lock(target.lock)  # for as long as this process lives: its journal must not change meanwhile

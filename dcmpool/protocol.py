@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from dcmpool.errors import DcmpoolError, LockedError, StoppedError, UsageError
+from dcmpool.errors import DcmpoolError, LockedError, UsageError
 from dcmpool.model import Due, FailureKind, Outcome, Purpose, Stage
 
 MAX_FRAME_BYTES = 64 * 1024
@@ -412,8 +412,7 @@ class Refused(Message, frozen=True):
 
     def error(self) -> DcmpoolError:
         """Return it as the exception that says so."""
-        known: dict[int, type[DcmpoolError]] = {kind.exit_code: kind for kind in (LockedError, StoppedError)}
-        return known.get(self.exit_code, UsageError)(self.reason)
+        return (LockedError if self.exit_code == LockedError.exit_code else UsageError)(self.reason)
 
 
 class Item(msgspec.Struct, frozen=True):
