@@ -193,9 +193,9 @@ class Clerk:
         if self._lack:
             return self._look(found, order)
         with place.made(found, order, self._target.root):
+            self._take(order)
             if self._target.backup is not None:
                 admission.make_backup(self._target.backup)
-            self._take(order)
             if order.purpose is Purpose.RUN:
                 self._notices += self._look_at_names()
             return self._open_journal(found.path, order)
@@ -207,7 +207,7 @@ class Clerk:
         _os.share_lock(self._target.lock)  # for as long as this process lives
         self._journal_of_run = partial(Journal, found.path, order.run, order.judge, read_only=True)
         self._journal = self._journal_of_run()
-        self._check_source(order)
+        admission.check_source(order, self._target, self._journal.directories())
         return base_of(order.source)
 
     def _take(self, order: Open) -> None:
@@ -233,12 +233,14 @@ class Clerk:
     def _open_journal(self, journal: bytes, order: Open) -> bytes:
         """Open the journal and put right what dead runs left; return the directory to which paths are relative."""
         self._copier = Copier(self._target)
-        read_only = order.purpose is Purpose.AUDIT and not place.is_writable(journal)
-        self._journal_of_run = partial(Journal, journal, order.run, order.judge, read_only=read_only)
+        audits = order.purpose is Purpose.AUDIT
+        self._journal_of_run = partial(Journal, journal, order.run, order.judge, read_only=audits)
         self._journal = self._journal_of_run()
         try:
             if order.purpose is Purpose.AUDIT:
-                return self._begin_audit()
+                base = self._begin_audit()
+                self._target = replace(self._target, in_place=base == self._target.root)
+                return base
             base = self._begin_run(order)
             self._target.recover(self._journal)
             self._target.sweep(order.run.encode())
@@ -249,7 +251,7 @@ class Clerk:
 
     def _begin_run(self, order: Open) -> bytes:
         """Record the run; return the directory to which paths are relative."""
-        self._check_source(order)
+        admission.check_source(order, self._target, self._journal.directories())
         base = base_of(order.source)
         self._journal.begin_run(base, self._target.root, order.settings)
         return base
@@ -260,23 +262,6 @@ class Clerk:
         if directories is None:
             raise UsageError(f"no run has written to {shown(self._target.root)}: there is nothing to verify")
         return directories[0]
-
-    def _check_source(self, order: Open) -> None:
-        """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
-
-        A SOURCE that was moved together with its TARGET is the same.
-        """
-        earlier = self._journal.directories()
-        if earlier is None or order.overwrite:
-            return
-        source, target = earlier
-        way = os.path.relpath(base_of(order.source), self._target.root)
-        if base_of(order.source) == source or way == os.path.relpath(source, target):
-            return
-        raise UsageError(
-            f"the target {shown(self._target.root)} holds results of {shown(source)}: "
-            "choose another target, or say with --overwrite that this source takes its place"
-        )
 
     def _finish(self, order: Finish) -> None:
         if self._purpose is Purpose.RUN:

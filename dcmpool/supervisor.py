@@ -233,8 +233,9 @@ class Supervisor:
         )
 
     def _settings(self) -> str:
-        """Return what decided this run as JSON: the settings, in `run` what else the user said."""
-        return msgspec.json.encode(msgspec.to_builtins(self._config) | {"run": self._task.options()}).decode()
+        """Return what decided this run as JSON: the settings, in `run` how it was asked for."""
+        asked = {"run": {"command": self._task.command}}
+        return msgspec.json.encode(msgspec.to_builtins(self._config) | asked).decode()
 
     def _new_children(self) -> Children:
         return Children(
