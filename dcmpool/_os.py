@@ -164,6 +164,15 @@ def allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def spare_descriptors() -> int:
+    """Return how many more descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return soft - len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0  # not even one to look with
+
+
 def prefer_as_victim() -> None:
     """Let the out-of-memory killer take this process before the supervisor (proc(5), oom_score_adj)."""
     with contextlib.suppress(OSError):

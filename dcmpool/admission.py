@@ -58,6 +58,24 @@ def _check_folder(what: str, folder: bytes, others: dict[str, bytes]) -> None:
         raise UsageError(f"the {what} cannot be written: {name}: Permission denied")
 
 
+def check_source(order: Open, target: Target, earlier: tuple[bytes, bytes] | None) -> None:
+    """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
+
+    `earlier` are SOURCE and TARGET of the last run, None before the first. A SOURCE that was moved together with its
+    TARGET is the same.
+    """
+    if earlier is None or order.overwrite:
+        return
+    source, before = earlier
+    way = os.path.relpath(base_of(order.source), target.root)
+    if base_of(order.source) == source or way == os.path.relpath(source, before):
+        return
+    raise UsageError(
+        f"the target {shown(target.root)} holds results of {shown(source)}: "
+        "choose another target, or say with --overwrite that this source takes its place"
+    )
+
+
 def make_backup(kept: Backup) -> None:
     """Make its folder, and see that it can be written; raise `UsageError` if not."""
     try:

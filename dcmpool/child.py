@@ -33,16 +33,20 @@ def refusal(error: OSError) -> str:
 class Child:
     """A worker's descriptors: its channel, its output, its trace (faulthandler), its board (`board.py`)."""
 
-    def __init__(self, maker: Helper) -> None:
+    def __init__(self, maker: Helper, memory_mib: int) -> None:
         self.maker = maker
-        ours, self._theirs = socket.socketpair()
-        ours.setblocking(False)
-        self.channel = ours
-        self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
-        self.trace = _os.sealed_memory("trace", _os.OUTPUT_BYTES)
-        self.board = new_board()
+        self.memory_mib = memory_mib
         self.pid = 0
-        self.pidfd = -1
+        self.output = self.trace = self.board = self.pidfd = -1
+        self.channel, self._theirs = socket.socketpair()
+        self.channel.setblocking(False)
+        try:
+            self.output = _os.sealed_memory("output", _os.OUTPUT_BYTES)
+            self.trace = _os.sealed_memory("trace", _os.OUTPUT_BYTES)
+            self.board = new_board()
+        except OSError:
+            self.close()
+            raise
         self.is_dead = False
         self.code: int | None = None
         self.seen: tuple[float, Evidence] | None = None

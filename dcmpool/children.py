@@ -27,7 +27,7 @@ from dcmpool.forklink import ForkLink
 from dcmpool.memory import OUT_OF_MEMORY, Killer
 from dcmpool.model import FailureKind, Stage
 from dcmpool.pool import Pool
-from dcmpool.protocol import Exited, Failed, Keep, Launch, Launched, Message, ProtocolError, Written
+from dcmpool.protocol import Exited, Failed, Keep, Launch, Launched, Message, NotMade, ProtocolError, Written
 from dcmpool.telling import worker_died
 
 _STATUS_SECONDS = 1.0
@@ -83,6 +83,8 @@ class Children:
         self._place = Place(b"", b"", ())
         self._kept = 0
         self._killer = Killer()
+        self.memory_mib = config.limits.memory_mib
+        """What each child that is launched from now on may take."""
 
     def start(self) -> None:
         """Start the fork server."""
@@ -97,14 +99,14 @@ class Children:
     def launch(self, number: int) -> None:
         """Have the fork server make a child."""
         try:
-            child = self._children[number] = Child(self._maker.present)
+            child = self._children[number] = Child(self._maker.present, self.memory_mib)
         except OSError as error:
             self._pool.not_launched(number, refusal(error))
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._place.temp, scratch_name(self._pool.run, number)) if self._place.temp else b""
-        memory = self._config.limits.memory_mib * MIB
-        self._maker.ask(Launch(number, memory, scratch, self._place.readable, self._config.engines), child)
+        memory_bytes = child.memory_mib * MIB
+        self._maker.ask(Launch(number, memory_bytes, scratch, self._place.readable, self._config.engines), child)
 
     def send(self, number: int, message: Message) -> None:
         """Send a message. What does not go is not missed: the child is dead, or does not read, and its time ends."""
@@ -155,8 +157,8 @@ class Children:
 
     def look_at_boards(self) -> None:
         """Tell the policy what all children show."""
-        for number in self._children:
-            self._look_at_board(number)
+        for worker in self._pool.crew:  # not every process here: of a dead one the policy may have been told already
+            self._look_at_board(worker.id)
 
     @property
     def is_behind(self) -> bool:
@@ -233,9 +235,13 @@ class Children:
             self._pool.proved_dead(number)
             self._awaiting_code[number] = self._now() + _STATUS_SECONDS
 
-    def _on_exited(self, message: Exited) -> None:
+    def _on_exited(self, message: Exited | NotMade) -> None:
         child = self._children.get(message.child)
         if child is None:
+            return
+        if isinstance(message, NotMade):
+            self.forget(message.child)
+            self._pool.not_launched(message.child, refusal(OSError(message.errno, os.strerror(message.errno))))
             return
         child.code = message.code
         if self._awaiting_code.pop(message.child, None) is not None:
@@ -280,7 +286,7 @@ class Children:
             stage=child.stage,
             seconds=now - worker.begun,
             limit_seconds=worker.limit_seconds,
-            memory_mib=self._config.limits.memory_mib,
+            memory_mib=child.memory_mib,
             evidence=child.seen[1] if child.seen else None,
         )
         self._happened(worker_died(death, worker.job.dispatched, child.pid, name))

@@ -24,6 +24,7 @@ from dcmpool.copier import Copier
 from dcmpool.errors import DcmpoolError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Outcome, Purpose
+from dcmpool.onlooker import Onlooker
 from dcmpool.protocol import (
     FROM_CLERK,
     TO_CLERK,
@@ -83,7 +84,8 @@ class Clerk:
             return True
         for jobs in (message.jobs for message in messages if isinstance(message, More) and message.jobs):
             self._credit.release(jobs)
-        return self._acknowledge(messages) if self._purpose is Purpose.SURVEY else self._record(messages)
+        is_to_look = self._purpose is Purpose.SURVEY or self._lack
+        return self._acknowledge(messages) if is_to_look else self._record(messages)
 
     def _record(self, messages: list[Message]) -> bool:
         """Commit and journal; return whether the run is over."""
@@ -114,11 +116,13 @@ class Clerk:
                 self._send(Committed(tuple(ending.job for ending in endings)))
 
     def _acknowledge(self, messages: list[Message]) -> bool:
-        """Take note of what a survey finds, which leaves no trace; return whether it is over."""
+        """Take note of what is found by one that leaves no trace, as a survey does; return whether it is over."""
         if jobs := tuple(ending.job for m in messages if isinstance(m, Settle) for ending in m.endings):
             self._send(Committed(jobs))
         is_over = any(isinstance(message, Finish) for message in messages)
         if is_over:
+            if self._quarantine is not None:
+                self._quarantine.end()
             self._send(Finished())
         return is_over
 
@@ -127,12 +131,12 @@ class Clerk:
         if death.copy:
             self._copier.add(death.name, death.copy)
 
-    def _put_aside(self, endings: list[Ending]) -> None:
+    def _put_aside(self, endings: list[Ending], *, are_earlier: bool = False) -> None:
         """Have originals that failed copied, where that is wanted."""
         if self._quarantine is not None:
             for ending in endings:
                 if ending.outcome is Outcome.FAILED:
-                    self._quarantine.add(ending)
+                    self._quarantine.add(ending, is_earlier=are_earlier)
 
     def _say(self, text: str) -> None:
         self._send(Said(text))
@@ -140,7 +144,7 @@ class Clerk:
     def _send_of_walk(self, message: Message) -> None:
         self._send(message)
         if isinstance(message, Earlier):
-            self._put_aside([message.ending])
+            self._put_aside([message.ending], are_earlier=True)
 
     def _settle(self, endings: list[Ending]) -> None:
         if self._purpose is not Purpose.AUDIT:  # which finds what it finds, and changes nothing
@@ -152,6 +156,7 @@ class Clerk:
         self._writes = order.purpose is not Purpose.SURVEY
         self._journal_of_run = partial(Journal, b":memory:", order.run, order.judge)
         self._notices: list[str] = []
+        self._lack = ""
         try:
             self._target = admission.admit_audit(order) if order.purpose is Purpose.AUDIT else admission.admit(order)
             if order.purpose is Purpose.SURVEY:
@@ -167,29 +172,43 @@ class Clerk:
             self._quarantine = Quarantine(order.quarantine, base, self._target, order.run, self._say)
         root, temp = self._target.root, self._target.temp if self._writes else b""
         self._send(Opened(base, root, os.path.realpath(root), temp, tuple(self._notices), left))
-        self._walker = Walker(
+        walk = partial(Onlooker, self._lack) if self._lack else Walker
+        self._walker = walk(
             order, self._target, self._journal_of_run, self._send_of_walk, self._credit, self._committing
         )
         self._walk = threading.Thread(target=self._walker.run, name="walk", daemon=True)
         self._walk.start()
-        if order.purpose is Purpose.RUN:
+        if order.purpose is Purpose.RUN and self._writes:
             self._journal.add_versions(evidence.versions())  # slow to find out, and by now nobody waits for it
         return True
 
     def _settle_in(self, order: Open) -> bytes:
         """Look at TARGET, take it, open its journal; return the directory to which paths are relative."""
-        if order.purpose is Purpose.RUN:
-            self._notices += ground.check(self._target.root, in_place=order.in_place)
         found = place.find(self._target.root, order.journal)
+        if order.purpose is Purpose.RUN:
+            self._lack = ground.lack(self._target.root, in_place=order.in_place, journal=found.path)
+            self._notices += ground.check(self._target.root)
         if found.notice:
             self._notices.append(found.notice)
+        if self._lack:
+            return self._look(found, order)
         with place.made(found, order, self._target.root):
+            self._take(order)
             if self._target.backup is not None:
                 admission.make_backup(self._target.backup)
-            self._take(order)
             if order.purpose is Purpose.RUN:
                 self._notices += self._look_at_names()
             return self._open_journal(found.path, order)
+
+    def _look(self, found: place.Place, order: Open) -> bytes:
+        """Where there is no room, see whether anything is left to do, and write nothing; return as `_settle_in`."""
+        self._writes = False
+        place.check(found, order, self._target.root)
+        _os.share_lock(self._target.lock)  # for as long as this process lives
+        self._journal_of_run = partial(Journal, found.path, order.run, order.judge, read_only=True)
+        self._journal = self._journal_of_run()
+        admission.check_source(order, self._target, self._journal.directories())
+        return base_of(order.source)
 
     def _take(self, order: Open) -> None:
         """Lock TARGET; for an audit it need not be writable."""
@@ -214,12 +233,14 @@ class Clerk:
     def _open_journal(self, journal: bytes, order: Open) -> bytes:
         """Open the journal and put right what dead runs left; return the directory to which paths are relative."""
         self._copier = Copier(self._target)
-        read_only = order.purpose is Purpose.AUDIT and not place.is_writable(journal)
-        self._journal_of_run = partial(Journal, journal, order.run, order.judge, read_only=read_only)
+        audits = order.purpose is Purpose.AUDIT
+        self._journal_of_run = partial(Journal, journal, order.run, order.judge, read_only=audits)
         self._journal = self._journal_of_run()
         try:
             if order.purpose is Purpose.AUDIT:
-                return self._begin_audit()
+                base = self._begin_audit()
+                self._target = replace(self._target, in_place=base == self._target.root)
+                return base
             base = self._begin_run(order)
             self._target.recover(self._journal)
             self._target.sweep(order.run.encode())
@@ -230,7 +251,7 @@ class Clerk:
 
     def _begin_run(self, order: Open) -> bytes:
         """Record the run; return the directory to which paths are relative."""
-        self._check_source(order)
+        admission.check_source(order, self._target, self._journal.directories())
         base = base_of(order.source)
         self._journal.begin_run(base, self._target.root, order.settings)
         return base
@@ -241,23 +262,6 @@ class Clerk:
         if directories is None:
             raise UsageError(f"no run has written to {shown(self._target.root)}: there is nothing to verify")
         return directories[0]
-
-    def _check_source(self, order: Open) -> None:
-        """Raise `UsageError` if TARGET holds the results of another SOURCE: names would be taken for each other.
-
-        A SOURCE that was moved together with its TARGET is the same.
-        """
-        earlier = self._journal.directories()
-        if earlier is None or order.overwrite:
-            return
-        source, target = earlier
-        way = os.path.relpath(base_of(order.source), self._target.root)
-        if base_of(order.source) == source or way == os.path.relpath(source, target):
-            return
-        raise UsageError(
-            f"the target {shown(self._target.root)} holds results of {shown(source)}: "
-            "choose another target, or say with --overwrite that this source takes its place"
-        )
 
     def _finish(self, order: Finish) -> None:
         if self._purpose is Purpose.RUN:

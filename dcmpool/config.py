@@ -114,18 +114,21 @@ class Config(Section, frozen=True):
             return min(1.0, float(verify.removeprefix("sample=").removesuffix("%")) / 100)
         return 1.0 if verify == "second" else 0.0
 
+    def memory_mib(self, workers: int) -> int:
+        """Return what each of so many workers may take of the memory that there is now."""
+        return self.limits.memory_mib or _between(1024, _os.available_memory() * 4 // 5 // workers // MIB, 8192)
+
     def resolved(self) -> "Config":
         """Return the configuration with each 0 replaced by what this machine allows."""
         memory = _os.available_memory()
         cpus = _os.available_cpus()
         # More than CPUs: while two wait for their fsync, others decode.
         workers = self.work.workers or max(cpus + 2, cpus * 3 // 2)
-        memory_mib = self.limits.memory_mib or _between(1024, memory * 4 // 5 // workers // MIB, 8192)
         inflight_mib = self.gate.max_inflight_mib or _between(128, memory // 4 // MIB, 4096)
         return msgspec.structs.replace(
             self,
             work=msgspec.structs.replace(self.work, workers=workers),
-            limits=msgspec.structs.replace(self.limits, memory_mib=memory_mib),
+            limits=msgspec.structs.replace(self.limits, memory_mib=self.memory_mib(workers)),
             gate=msgspec.structs.replace(
                 self.gate,
                 max_inflight_mib=inflight_mib,

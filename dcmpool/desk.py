@@ -7,7 +7,6 @@ are not many at a time.
 """
 
 import contextlib
-import errno
 import os
 import selectors
 import socket
@@ -37,6 +36,7 @@ class Desk:
         self._now = now
         self._listener: socket.socket | None = None
         self._path = ""
+        self._number = 0
         self._rests_until: float | None = None
         self._clients: dict[socket.socket, tuple[bytearray, float]] = {}
 
@@ -56,6 +56,7 @@ class Desk:
             _sweep(directory, descriptor)
             name = rundir.socket_name(target)
             self._listener = _listen(descriptor, name)
+            self._number = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_ino
         finally:
             os.close(descriptor)
         self._path = os.path.join(directory, name)
@@ -68,11 +69,13 @@ class Desk:
         if self._listener is not None:
             if self._listener in self._selector.get_map():
                 self._selector.unregister(self._listener)
+            with contextlib.suppress(OSError):
+                # TARGET may be another run's by now. What listens keeps its number: no other socket can have it.
+                if os.lstat(self._path).st_ino == self._number:
+                    os.unlink(self._path)
+                os.rmdir(os.path.dirname(self._path))  # unless another run has its socket there
             self._listener.close()
             self._listener = None
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-                os.rmdir(os.path.dirname(self._path))  # unless another run has its socket there
 
     # --- clients
 
@@ -98,12 +101,8 @@ class Desk:
         self._rests_until = self._now() + _REST_SECONDS
         try:
             client, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            return  # no descriptor is left for those who only look
+        except OSError:
+            return  # it is gone, or nothing is left for those who only look: descriptors, memory (accept(2))
         client.setblocking(False)
         if len(self._clients) >= _MAX_CLIENTS or not _is_ours(client):
             client.close()

@@ -7,6 +7,7 @@ notice, and the run goes on.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import msgspec
@@ -39,19 +40,29 @@ _PATIENCE_SECONDS = 2.0
 _MOST_PATIENCE_SECONDS = 10.0
 _MOMENT_SECONDS = 0.2
 _STANDARD = {STDOUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,9})")
+_DESCRIPTOR = re.compile(r"//?(?:dev|proc/self)/fd/(\d{1,9})")
 """As a shell names what it has opened, such as a process substitution."""
 
 
 class EventLink:
-    """The stream `to`: a path, "-" for standard output, or None for no stream. `notice` tells the user."""
+    """The stream `to`: a path, "-" for standard output, or None for no stream. `notice` tells the user.
+
+    `trees`: SOURCE and TARGET, in which it may not lie.
+    """
 
     def __init__(
-        self, selector: selectors.BaseSelector, to: str | None, notice: Callable[[str], None], *, most: int = _MAX_BYTES
+        self,
+        selector: selectors.BaseSelector,
+        to: str | None,
+        notice: Callable[[str], None],
+        *,
+        trees: Iterable[bytes] = (),
+        most: int = _MAX_BYTES,
     ) -> None:
         self._selector = selector
         self._to = to
         self._notice = notice
+        self._trees = [os.fsdecode(tree) for tree in trees if tree]
         self._most = most
         self._scribe: Helper | None = None
         self._is_open = self._is_over = self._is_behind = self._is_begun = False
@@ -70,13 +81,13 @@ class EventLink:
         """Start the scribe, which opens the stream meanwhile; raise `UsageError` if there is no such descriptor."""
         if self._to is None:
             return
-        descriptor = _descriptor(self._to)
         try:
+            descriptor = _descriptor(self._to)
             stdin = subprocess.DEVNULL if descriptor is None else os.dup(descriptor)
             path = STDIN if descriptor is not None else os.path.abspath(self._to)
         except OSError as error:
             raise self._unusable(error.strerror or "") from error
-        self._scribe = Helper("dcmpool.scribe", path, packets=False, stdin=stdin)
+        self._scribe = Helper("dcmpool.scribe", path, *self._trees, packets=False, stdin=stdin)
         if descriptor is not None:
             os.close(stdin)
         self._scribe.watch(self._selector, self._on_channel)
@@ -214,8 +225,16 @@ def utc_now() -> str:
 
 
 def _descriptor(to: str) -> int | None:
-    """Return the descriptor of this process that a path stands for; None for a path of the file system."""
-    if to in _STANDARD:
-        return _STANDARD[to]
-    found = _DESCRIPTOR.fullmatch(to)
-    return int(found[1]) if found else None
+    """Return the descriptor that a path stands for, one that we were given; None for a path of the file system.
+
+    Raises
+    ------
+    OSError
+        There is no such descriptor, or it is of our own: then it is closed on exec(3), which what we inherited is not.
+    """
+    path = to if to == STDOUT else os.path.abspath(to)
+    found = _DESCRIPTOR.fullmatch(path)
+    number = int(found[1]) if found else _STANDARD.get(path)
+    if number is not None and fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return number

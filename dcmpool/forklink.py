@@ -19,6 +19,7 @@ from dcmpool.protocol import (
     Exited,
     Launch,
     Launched,
+    NotMade,
     Warmed,
 )
 
@@ -29,7 +30,8 @@ _MAX_DEATHS = 3
 class ForkLink:
     """The fork server of a run; its children run `serve_child` of the module `worker_module`.
 
-    `launched` is called with a child's pidfd, `exited` with its exit code; `happened` tells the user.
+    `launched` is called with a child's pidfd, `exited` with its exit code or why it was not even made; `happened` tells
+    the user.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class ForkLink:
         *,
         nice: int,
         launched: Callable[[Launched, int], None],
-        exited: Callable[[Exited], None],
+        exited: Callable[[Exited | NotMade], None],
         happened: Callable[[Event], None],
     ) -> None:
         self._selector = selector
@@ -115,7 +117,7 @@ class ForkLink:
                     full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                     self._pool.stop(LaunchError(f"workers cannot be launched: {refusal(full)}"))
                     self.kill()
-            case Exited() as message:
+            case Exited() | NotMade() as message:
                 self._exited(message)
 
     def _on_death(self) -> None:

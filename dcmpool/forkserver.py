@@ -20,7 +20,17 @@ from collections import deque
 from collections.abc import Callable
 
 from dcmpool import _os, _warm, engines, sandbox
-from dcmpool.protocol import FROM_FORKSERVER, MAX_FRAME_BYTES, TO_FORKSERVER, Exited, Launch, Launched, Message, Warmed
+from dcmpool.protocol import (
+    FROM_FORKSERVER,
+    MAX_FRAME_BYTES,
+    TO_FORKSERVER,
+    Exited,
+    Launch,
+    Launched,
+    Message,
+    NotMade,
+    Warmed,
+)
 
 CHILD_FDS = 4
 """Descriptors that come with a `Launch`: channel, output, trace, board."""
@@ -76,13 +86,23 @@ class Forkserver:
         request = TO_FORKSERVER.decode(data)
         if request.readable and self._rules < 0:
             self._rules = sandbox.make_rules(request.readable, os.path.dirname(request.scratch))
-        pid = self._fork(request, fds)
+        try:
+            self._make(request, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _make(self, request: Launch, fds: list[int]) -> None:
+        try:
+            pid = self._fork(request, fds)
+        except OSError as error:  # too many processes, or no memory: those that there are must not die of that
+            self._send(NotMade(request.child, error.errno or 0))
+            return
         self._children[pid] = request.child
         pidfd = os.pidfd_open(pid)
         self._send(Launched(request.child, pid), [pidfd])
-        for fd in (pidfd, *fds):
-            os.close(fd)
-        return True
+        os.close(pidfd)
 
     def _fork(self, request: Launch, fds: list[int]) -> int:
         parent = os.getpid()

@@ -32,25 +32,38 @@ class Room:
     free_files: int | None
 
 
-def check(target: bytes, *, in_place: bool) -> list[str]:
+def check(target: bytes) -> list[str]:
     """Return what the user should know of TARGET, which need not exist yet.
-
-    In place a run needs next to nothing, so that it begins on a disk that is all but full.
 
     Raises
     ------
-    UsageError
-        Practically nothing is free.
     OSError
         As the storage gives it.
     """
     there = place.existing(os.path.realpath(target))
-    room = _room(there)
-    lack = _less_than(room, LEAST_BYTES, LEAST_FILES)
-    if lack and not in_place:
-        raise UsageError(f"the target has no room: {shown(target)}: {lack}; make some, or choose another target")
-    few = _less_than(room, FEW_BYTES, FEW_FILES)
+    few = _less_than(_room(there), FEW_BYTES, FEW_FILES)
     return ([f"the target has little room: {few}"] if few else []) + list(_advice(_os.file_system(there)))
+
+
+def lack(target: bytes, *, in_place: bool, journal: bytes) -> str:
+    """Say how little is free, if it is practically nothing; "" if a run may write.
+
+    In place it may: it needs next to nothing, so that it begins on a disk that is all but full. Where there is a
+    `journal`, nothing may be left to do, and that can be seen without writing.
+
+    Raises
+    ------
+    UsageError
+        It would be the first run.
+    OSError
+        As the storage gives it.
+    """
+    if in_place:
+        return ""
+    little = _less_than(_room(place.existing(os.path.realpath(target))), LEAST_BYTES, LEAST_FILES)
+    if little and not os.path.lexists(journal):
+        raise UsageError(f"the target has no room: {shown(target)}: {little}; make some, or choose another target")
+    return little
 
 
 def way_of_results(root: bytes, temp: bytes) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,23 +30,26 @@ COLUMNS = (
 
 
 _NAMES = tuple(COLUMNS.split(", "))
+_WITHOUT = (Outcome.FAILED, Outcome.SKIPPED)
+"""Outcomes that make no result. In place there are others that leave the file as it is."""
+_MADE = f"outcome NOT IN ('{_WITHOUT[0]}', '{_WITHOUT[1]}')"
 _INSERT = (
     f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))}) "  # noqa: S608 - constants
-    # A failure leaves the result of an earlier run where it is: it is still one that dcmpool wrote, and may replace.
-    # What else is known of it moves to `standing`.
+    # An end without a result leaves that of an earlier run where it is: it is still one that dcmpool wrote, and may
+    # replace. What else is known of it moves to `standing`.
     "ON CONFLICT (path) DO UPDATE SET "
     + ", ".join(f"{n} = excluded.{n}" for n in _NAMES if n not in ("path", "result_size", "result_mtime_ns"))
-    + "".join(f", {n} = iif(excluded.kind IS NULL, excluded.{n}, {n})" for n in ("result_size", "result_mtime_ns"))
+    + "".join(f", {n} = iif(excluded.{_MADE}, excluded.{n}, {n})" for n in ("result_size", "result_mtime_ns"))
 )
 _STAND = (
     f"INSERT OR REPLACE INTO standing ({COLUMNS}) SELECT {COLUMNS} FROM files "  # noqa: S608 - constants
-    "WHERE path = ? AND kind IS NULL AND result_size IS NOT NULL"
+    f"WHERE path = ? AND {_MADE} AND result_size IS NOT NULL"
 )
 _RESULTS = (
-    f"SELECT 0, {COLUMNS} FROM files WHERE kind IS NULL AND result_size IS NOT NULL "  # noqa: S608 - constants
+    f"SELECT 0, {COLUMNS} FROM files WHERE {_MADE} AND result_size IS NOT NULL "  # noqa: S608 - constants
     f"UNION ALL SELECT 1, {COLUMNS} FROM standing "
     # A dcmpool before schema 3 lost the digest of a result when a later run failed.
-    f"UNION ALL SELECT 1, {COLUMNS} FROM files WHERE kind IS NOT NULL AND result_size IS NOT NULL "
+    f"UNION ALL SELECT 1, {COLUMNS} FROM files WHERE NOT {_MADE} AND result_size IS NOT NULL "
     "AND path NOT IN (SELECT path FROM standing) ORDER BY path"
 )
 
@@ -107,7 +110,8 @@ class Intent:
 class Journal:
     """One connection to the journal; a thread needs one of its own. `path` is the database file.
 
-    With `read_only` nothing is written, not even what SQLite keeps beside it.
+    With `read_only` nothing is written, not even what SQLite keeps beside it; an older journal is brought up to date in
+    memory.
 
     Raises
     ------
@@ -133,8 +137,9 @@ class Journal:
         self._database.text_factory = lambda text: text.decode("utf-8", "replace")  # a damaged row may hold anything
         try:
             version = schema.version(self._database, path)
+            if read_only and version < schema.VERSION:
+                self._database = _in_memory(self._database)
             if read_only:
-                _demand_today(version, path)
                 return
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
@@ -184,7 +189,7 @@ class Journal:
     def results(self) -> Iterator[tuple[bytes, Row | None, bool]]:
         """Give each result by path: path, row (None for a damaged one), and whether a later run gave none.
 
-        A row with a `kind` is that later run's: an older dcmpool has not kept what the result has to be.
+        A row whose outcome is none with a result is that later run's: an older dcmpool has not kept what it has to be.
         """
         for is_old, *columns in self._database.execute(_RESULTS):
             yield columns[0], row_of(tuple(columns)), bool(is_old)
@@ -280,7 +285,7 @@ class Journal:
     def _write(self, rows: Iterable[Row], forget: Iterable[bytes] = ()) -> None:
         rows = list(rows)
         over = [(row.path,) for row in rows]
-        without = [(row.path,) for row in rows if row.outcome in (Outcome.FAILED, Outcome.SKIPPED)]
+        without = [(row.path,) for row in rows if row.outcome in _WITHOUT]
         with _transaction(self._database):
             self._database.executemany(_STAND, without)
             self._database.executemany("DELETE FROM standing WHERE path = ?", set(over) - set(without))
@@ -310,10 +315,14 @@ class Journal:
         )  # fmt: skip
 
 
-def _demand_today(version: int, path: bytes) -> None:
-    """Raise `UsageError` if a journal that must not be written is of an older dcmpool."""
-    if version < schema.VERSION:
-        raise UsageError(f"the journal {shown(path)} is of an older dcmpool, and only a run brings it up to date")
+def _in_memory(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a copy of a journal of an older dcmpool as one of today, and close it."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    with closing(database):
+        database.backup(copy)
+    copy.text_factory = database.text_factory
+    schema.bring_up_to_date(copy)
+    return copy
 
 
 def _may_end_otherwise(attempt: Attempt) -> bool:

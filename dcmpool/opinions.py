@@ -17,6 +17,7 @@ from zlib import crc32
 
 import msgspec
 
+from dcmpool.engines import WITHOUT_CODEC
 from dcmpool.jobs import Job, Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.model import FailureKind, Outcome
@@ -89,7 +90,8 @@ class Opinions:
     def not_had(self, unchecked: Unchecked, attempt: Attempt, now: float, *, exhausted: bool = False) -> None:
         """A second engine differs, or gives no opinion: then another is asked, as long as there is one."""
         nobody_is_left = exhausted and attempt.kind is FailureKind.UNSUPPORTED
-        if nobody_is_left and not unchecked.attempts and not self.keeps_originals:
+        may_stand = self.keeps_originals or unchecked.written.engine in WITHOUT_CODEC
+        if nobody_is_left and not unchecked.attempts and not may_stand:
             reason = "no second engine can confirm it: --backup DIR keeps the original, --verify structure does without"
             self._refuse(unchecked, Attempt("", FailureKind.IRREPLACEABLE, reason, attempt.stage, 0.0), now)
         elif nobody_is_left and not unchecked.attempts:

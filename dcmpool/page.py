@@ -1,7 +1,6 @@
 """The report as one page of HTML that needs nothing but itself."""
 
 import json
-import os
 import shlex
 import time
 from importlib.resources import files
@@ -44,7 +43,7 @@ def render(review: Review, target: bytes) -> str:
         target=target,
         last=review.runs[-1] if review.runs else None,
         verdict=_verdict(review),
-        again=_command(review, target),
+        again=_command(review),
         report=f"dcmpool report {shlex.quote(shown(target))} --csv files.csv",
         outcomes=[outcome for outcome in OUTCOMES if review.outcomes[outcome]],
         decided=[o for o in OUTCOMES if any(counts[o] for counts in review.by_syntax.values())],
@@ -78,19 +77,11 @@ def _verdict(review: Review) -> tuple[str, str]:
     return "good", f"All {review.files:,} files are complete."
 
 
-def _command(review: Review, target: bytes) -> str:
-    """Return the command that goes on with the run."""
-    if not review.runs or not review.runs[-1].source:
-        return "the same command as before"
-    last = review.runs[-1]
-    is_in_place = os.path.normpath(last.source) == os.path.normpath(target)
-    words = ["dcmpool", "run", shlex.quote(shown(last.source))]
-    words += ["--in-place"] if is_in_place else ["-o", shlex.quote(shown(target))]
-    told = last.settings.get("run", {})
-    for name in ("backup", "journal", "quarantine"):
-        if told.get(name):
-            words += [f"--{name}", shlex.quote(told[name])]
-    return " ".join([*words, "--files-from", "LIST"] if told.get("files_from") else words)
+def _command(review: Review) -> str:
+    """Return the command that goes on with the run: the last one, since each of its options may matter."""
+    asked = review.runs[-1].settings.get("run") if review.runs else None
+    command = asked.get("command") if isinstance(asked, dict) else ""
+    return str(command or "the same command as before")
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

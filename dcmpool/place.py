@@ -80,7 +80,7 @@ def check(place: Place, order: Open, target: bytes) -> None:
         return
     _refuse_among_files(place.path, order.source, target)
     _refuse_other_file(place.path, os.R_OK if order.purpose is Purpose.AUDIT else os.R_OK | os.W_OK)
-    if not order.overwrite:
+    if order.purpose is Purpose.AUDIT or not order.overwrite:
         _refuse_other_target(place.path, target, order.purpose)
 
 
@@ -135,11 +135,6 @@ def existing(path: bytes) -> bytes:
 def is_inside(path: bytes, directory: bytes) -> bool:
     """Whether a path is a directory or lies below it; both absolute and without links."""
     return path == directory or path.startswith(os.path.join(directory, b""))
-
-
-def is_writable(path: bytes) -> bool:
-    """Whether a journal can be written, for which SQLite has to make files beside it."""
-    return os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK | os.X_OK)
 
 
 def read_only(path: bytes) -> str:

@@ -9,15 +9,16 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from dcmpool import _os, ground, place
-from dcmpool.admission import admit
+from dcmpool.admission import admit, check_source
 from dcmpool.commit import Target
-from dcmpool.errors import DcmpoolError, UsageError
+from dcmpool.errors import DcmpoolError, LockedError, UsageError
 from dcmpool.journal import Journal
 from dcmpool.model import Due
+from dcmpool.place import Place
 from dcmpool.protocol import (
     BATCH,
     FROM_CLERK,
@@ -70,7 +71,7 @@ class Planner(Walker):
         row = self._journal.find(found.path)
         if row is not None and isinstance(found, File) and self._is_settled(found, row):
             return Plan(Due.FAILS if row.kind else Due.SETTLED, found.path, found.size, row.reason)
-        if obstacle := self._target.obstacle(found.path, row) or self._target.other_names(found.path):
+        if obstacle := self._target.obstacle(found.path, row):
             return Plan(Due.FAILS, found.path, found.size, obstacle.reason)
         return Plan(Due.DO if row is None else Due.AGAIN, found.path, found.size)
 
@@ -85,11 +86,15 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     try:
         target = admit(order)
         _demand_writable(target.root)
-        notices = tuple(ground.check(target.root, in_place=order.in_place))
+        _demand_writable(target.state)
+        found = place.find(target.root, order.journal)
+        ground.lack(target.root, in_place=order.in_place, journal=found.path)
+        notices = tuple(ground.check(target.root))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
-        _os.share_lock(target.lock)  # for as long as this process lives: its journal must not change meanwhile
-        journal = _journal(order, target)
+        before = _look_at_journal(order, target)
+        journal = _journal(found, order, target)
+        check_source(order, target, journal.directories())
     except (DcmpoolError, OSError, sqlite3.Error) as error:
         send(Refused(words(error), error.exit_code if isinstance(error, DcmpoolError) else UsageError.exit_code))
         return
@@ -97,10 +102,31 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     try:
         with closing(journal):
             Planner(order, target, journal, send).run()
+        reason = ""
     except (OSError, sqlite3.Error) as error:
-        send(Stopped(f"the source cannot be walked: {words(error)}", fatal=True))
-        return
-    send(Finished())
+        reason = f"the source cannot be walked: {words(error)}"
+    with suppress(LockedError):
+        if before == _look_at_journal(order, target):
+            send(Stopped(reason, fatal=True) if reason else Finished())
+            return
+    send(Stopped("a run has begun meanwhile, and what was said is out of date", fatal=True))
+
+
+def _look_at_journal(order: Open, target: Target) -> tuple[int, int] | None:
+    """Return what tells whether a run has been at the journal meanwhile, which no dry run keeps away.
+
+    Raises
+    ------
+    LockedError
+        One is on.
+    """
+    if (lock := _os.share_lock(target.lock)) is not None:
+        os.close(lock)
+    try:
+        status = os.stat(place.find(target.root, order.journal).path)
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _demand_writable(root: bytes) -> None:
@@ -111,9 +137,8 @@ def _demand_writable(root: bytes) -> None:
         raise UsageError(f"the target cannot be written: {shown(root)}: Permission denied")
 
 
-def _journal(order: Open, target: Target) -> Journal:
+def _journal(found: Place, order: Open, target: Target) -> Journal:
     """Return TARGET's journal, or an empty one that lies nowhere."""
-    found = place.find(target.root, order.journal)
     place.check(found, order, target.root)
     if os.path.exists(found.path) and os.path.getsize(found.path):
         return Journal(found.path, order.run, order.judge, read_only=True)

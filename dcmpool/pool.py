@@ -65,7 +65,7 @@ class Pool:
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
-        self._wanted = config.work.workers
+        self._wanted = self._proven = config.work.workers
         self._why = ""
         self.error: DcmpoolError | None = None
         self.draining = False
@@ -188,6 +188,7 @@ class Pool:
 
     def employ(self, workers: int) -> None:
         """Have so many children from now on; those that are too many end when they are done with what they do."""
+        self._proven = max(1, min(self._wanted, self.crew.living))
         self._wanted = workers
 
     def drain(self, why: str = "interrupted") -> None:
@@ -245,9 +246,13 @@ class Pool:
         self.crew.launched(number, pid, now)
 
     def not_launched(self, number: int, reason: str) -> None:
-        """The child cannot even be asked for."""
+        """This machine gives no such child: go on with as many as there were before the user wanted more, or end."""
         self.crew.not_launched(number)
-        self.stop(LaunchError(f"workers cannot be launched: {reason}"))
+        if self._wanted > self._proven:
+            self.brakes.say(f"{self._wanted} workers cannot be launched: {reason}; going on with {self._proven}")
+            self._wanted = self._proven
+        if self.crew.living < self._wanted:
+            self.stop(LaunchError(f"workers cannot be launched: {reason}"))
 
     def message(self, number: int, message: Message, now: float) -> None:
         """Take what a child says; what it may not say now ends it."""

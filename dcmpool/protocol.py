@@ -541,6 +541,13 @@ class Launched(Message, frozen=True):
     pid: Count
 
 
+class NotMade(Message, frozen=True):
+    """The kernel made no child: `errno` says why (fork(2))."""
+
+    child: Count
+    errno: Count
+
+
 class Exited(Message, frozen=True):
     """The child is dead and reaped; `code` as `subprocess.Popen.returncode` has it."""
 
@@ -549,7 +556,7 @@ class Exited(Message, frozen=True):
 
 
 ToForkserver = Launch
-FromForkserver = Warmed | Launched | Exited
+FromForkserver = Warmed | Launched | NotMade | Exited
 
 
 M = TypeVar("M", bound=Message)

@@ -138,10 +138,11 @@ class Review:
         if row.kind is not None:
             self._take_failure(row)
             return
-        self.result_bytes += row.result_size or 0
         if row.outcome is Outcome.SKIPPED:
             self.left_out.add(Remark(row.path, None, row.reason))
-        elif row.reason:
+            return
+        self.result_bytes += row.result_size or 0
+        if row.reason:
             self.remarks.add(row)
 
     def _take_attempts(self, row: Row) -> None:

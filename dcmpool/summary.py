@@ -63,10 +63,11 @@ def _audit_verdict(report: Report) -> str:
     if report.stopped:
         return f"Stopped: {report.stopped} (exit code {report.exit_code})"
     if report.counts[Outcome.FAILED]:
-        return (
-            f"Remove the failed files from the target and run again to have them made anew "
-            f"(exit code {report.exit_code})"
-        )
+        if report.source == report.target:
+            todo = "In place nothing can be made anew: what is damaged has to come from a backup"
+        else:
+            todo = "Where the source is still there, remove the failed files from the target and run again"
+        return f"{todo} (exit code {report.exit_code})"
     return f"All is well, in {duration(report.seconds)} (exit code 0)"
 
 

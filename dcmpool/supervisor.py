@@ -7,6 +7,7 @@ Nothing here blocks but the one wait: channels do not, memfds and /proc cannot, 
 written by a thread of its own. `clerklink` and `children` hold the processes; they tell the policy what happens there.
 """
 
+import errno
 import os
 import selectors
 from collections.abc import Callable
@@ -42,6 +43,8 @@ _GOODBYE_SECONDS = 0.5
 """How long what was killed is waited for, twice: the prompt has to be back within 2 s."""
 _LONGEST_WAIT_SECONDS = 1_000_000.0
 """epoll_wait(2) takes its timeout as 2^31 ms at most, and raises over that."""
+_DESCRIPTORS = 6
+"""That a worker takes, and one."""
 
 
 class Supervisor:
@@ -105,7 +108,8 @@ class Supervisor:
             raise LaunchError(f"processes cannot be started: {refusal(error)}") from error
 
     def _run_guarded(self) -> Report:
-        self._events = EventLink(self._selector, self._stream_to, self._progress.notice)
+        trees = (self._task.source, self._task.target)
+        self._events = EventLink(self._selector, self._stream_to, self._progress.notice, trees=trees)
         self._clerk = self._new_clerk()
         self._children = self._new_children()
         self._overview = Overview(self._pool, self._children.stage, self._clock.now())
@@ -233,8 +237,9 @@ class Supervisor:
         )
 
     def _settings(self) -> str:
-        """Return what decided this run as JSON: the settings, in `run` what else the user said."""
-        return msgspec.json.encode(msgspec.to_builtins(self._config) | {"run": self._task.options()}).decode()
+        """Return what decided this run as JSON: the settings, in `run` how it was asked for."""
+        asked = {"run": {"command": self._task.command}}
+        return msgspec.json.encode(msgspec.to_builtins(self._config) | asked).decode()
 
     def _new_children(self) -> Children:
         return Children(
@@ -255,10 +260,20 @@ class Supervisor:
         if request.command is Command.STATUS:
             run = self._look(self._clock.now())
             return Answer(f"process {os.getpid()}", run=msgspec.structs.replace(run, time=utc_now()))
-        answer = obey(request, self._pool)
+        answer = self._too_many(request) or obey(request, self._pool)
+        if answer.ok and request.command is Command.WORKERS and request.value:
+            self._children.memory_mib = self._asked.memory_mib(request.value)
         self._happened(Controlled(command=request.command, value=request.value, answer=answer.text))
         self._progress.notice(answer.text)
         return answer
+
+    def _too_many(self, request: Request) -> Answer | None:
+        """Say so if there are not descriptors enough for so many workers: the run would end for lack of them."""
+        more = (request.value or 0) - self._pool.crew.living
+        if request.command is not Command.WORKERS or more * _DESCRIPTORS <= _os.spare_descriptors():
+            return None
+        full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Answer(f"{request.value} workers cannot be launched: {refusal(full)}", ok=False)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, Noticed):

@@ -7,7 +7,6 @@ from dcmpool import __version__
 from dcmpool.config import Config
 from dcmpool.model import Purpose
 from dcmpool.protocol import Open
-from dcmpool.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,9 @@ class Task:
     quarantine: bytes = b""
     """The folder where originals that fail are copied; b"" for none."""
 
+    command: str = ""
+    """How the user asked for it, for a shell; "" if that cannot be said again."""
+
     @property
     def keeps_originals(self) -> bool:
         """Whether an original is still to be had when its result stands."""
@@ -39,18 +41,6 @@ class Task:
     def stdin(self) -> int:
         """What the process that walks has for its standard input."""
         return DEVNULL if self.files_from is None else self.files_from
-
-    def options(self) -> dict[str, str | bool]:
-        """Return what the user said of it beside SOURCE and TARGET, by the names of the command's options."""
-        told: dict[str, str | bool] = {
-            "in_place": self.in_place,
-            "files_from": self.files_from is not None,
-            "backup": shown(self.backup),
-            "journal": shown(self.journal),
-            "quarantine": shown(self.quarantine),
-            "retry_failed": self.retry,
-        }
-        return {name: value for name, value in told.items() if value}
 
     def order(self, config: Config, run: str, *, settings: str = "") -> Open:
         """Return it as the first message to that process; `run` names the run, `settings` are for the journal.

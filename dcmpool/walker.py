@@ -17,7 +17,7 @@ from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
-from dcmpool.model import STATE_DIRECTORY, FailureKind, Outcome, Purpose
+from dcmpool.model import STATE_DIRECTORY, FailureKind, Outcome, Purpose, stored_time
 from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.text import words
 from dcmpool.tree import File, Note, base_of, look, walk
@@ -111,12 +111,12 @@ class Walker:
         for path in sorted(pending):
             yield Note(path, FailureKind.VERIFY, "a run was killed while this got its name: run it again first")
         for path, row, is_old in self._journal.results():
-            if path in pending or (is_old and not os.path.lexists(self._target.final(path))):
-                continue  # one may take away what a later run could not replace
+            if path in pending or (is_old and self._is_replaced(path)):
+                continue
             if row is None:
                 yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
                 continue
-            if row.kind is not None:
+            if row.outcome in (Outcome.FAILED, Outcome.SKIPPED):
                 reason = "the last run failed here, and an older dcmpool did not keep what this result has to be"
                 yield Note(path, FailureKind.VERIFY, reason)
                 continue
@@ -130,6 +130,17 @@ class Walker:
                 digest=row.digest,
             )
             yield Item(path, row.size, row.mtime_ns, recorded=recorded)
+
+    def _is_replaced(self, path: bytes) -> bool:
+        """Whether a result over which a later run failed does not stand any more: it was taken away, as one may do, or
+        in place the file that failed has taken its name."""
+        try:
+            status = os.lstat(self._target.final(path))
+        except OSError:
+            return True
+        failed = self._journal.find(path) if self._target.in_place else None
+        found = (status.st_size, stored_time(status.st_mtime_ns))
+        return failed is not None and found == (failed.size, failed.mtime_ns)
 
     def _listed(self) -> Iterator[File | Note]:
         """Yield what a list names: paths relative to SOURCE or inside it."""

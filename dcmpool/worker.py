@@ -58,11 +58,11 @@ class Attempt(Errand):
                 return self._left(source, instance, instance.outcome, "nothing to decompress")
             if self._order.in_place and source.links > 1 and not self._order.split_links:
                 raise Fault(FailureKind.LINKED, linked(source.links))
-            if not self._order.may_round and instance.rounds_colour:
-                raise Fault(FailureKind.IRREPLACEABLE, _ROUNDS)
             if instance.flaw and not self._order.engine:
                 # An engine that the user names is heard first: that is how one finds what makes a loop hang.
                 raise Fault(FailureKind.CORRUPT, instance.flaw)
+            if not self._order.may_round and instance.rounds_colour:
+                raise Fault(FailureKind.IRREPLACEABLE, _ROUNDS)
             if instance.outcome is Outcome.DECOMPRESSED:
                 failed = self._choose_engine(instance)
                 if failed:
@@ -184,6 +184,23 @@ class Opinion(Errand):
 
     def _judge(self, fd: int, source: Source, instance: Instance) -> Message:
         names = [name for name in engines.second(instance, self._order.first) if name not in self._order.asked]
+        if not os.environ["TMPDIR"] and not engines.WRITES_FILES.isdisjoint(names):
+            return self._judge_without_files(fd, source, instance, names)
+        return self._judge_by(fd, source, instance, names)
+
+    def _judge_without_files(self, fd: int, source: Source, instance: Instance, names: list[str]) -> Message:
+        """Judge where nothing may be written; who can give no opinion then says nothing against the result."""
+        left = [name for name in names if name not in engines.WRITES_FILES]
+        try:
+            if left:
+                return self._judge_by(fd, source, instance, left)
+        except Fault as fault:
+            if fault.kind is FailureKind.VERIFY:
+                raise
+        missing = ", ".join(sorted(engines.WRITES_FILES.intersection(names)))
+        return Checked(self._job, "", f"not confirmed: {missing} needs a place to write to")
+
+    def _judge_by(self, fd: int, source: Source, instance: Instance, names: list[str]) -> Message:
         if not names:
             return self._failed(FailureKind.UNSUPPORTED, "there is no second engine", exhausted=True)
         self._engine = names[0]

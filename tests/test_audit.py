@@ -19,6 +19,8 @@ from tests.test_icon import with_icon
 
 command = pytest.fixture(own_command)
 
+TWELVE_BITS = "JPEG-lossy.dcm"
+"""Of the second engines, gdcmconv alone can confirm it."""
 UIDS = [reference.LOSSLESS_SV1, reference.JPEG_LS, reference.RLE, reference.JPEG_2000, reference.HTJ2K]
 
 
@@ -161,6 +163,8 @@ def test_the_journal_of_another_target_is_refused_and_left_as_it_is(command: Com
     ended = command.run("verify", "first", "--journal", "kept.sqlite", "--json")
     assert (ended.code, list(ended.failed)) == (1, ["1.dcm"])
     assert "run it again first" in ended.failed["1.dcm"]["reason"]
+    (done / "mine.toml").write_text("[work]\noverwrite = true\n")
+    assert command.run("verify", "native", "--journal", "kept.sqlite", "--config", "mine.toml").code == 2
     os.rename(done / "first", done / "moved")
     assert list(command.run("verify", "moved", "--journal", "kept.sqlite", "--json").failed) == ["1.dcm"]
     os.rename(done / "moved", done / "first")
@@ -168,8 +172,27 @@ def test_the_journal_of_another_target_is_refused_and_left_as_it_is(command: Com
     assert command.run("verify", "first", "--journal", "kept.sqlite").code == 0
 
 
+def test_the_journal_of_an_older_program_is_read_as_one_of_today(command: Command, done: Path) -> None:
+    """In memory: what a look changes for good is no look."""
+    journal = done / "native/.dcmpool/journal.sqlite"
+    with sqlite3.connect(journal) as database:
+        database.executescript(
+            "DROP TABLE standing; ALTER TABLE intents DROP COLUMN backup; PRAGMA user_version = 2;"
+            "PRAGMA wal_checkpoint;"
+        )
+    database.close()
+    before = journal.read_bytes()
+    change(done / "native/1.dcm", -1000, b"\x55")
+    assert list(verify(command).failed) == ["1.dcm"]
+    assert "settled 1.dcm" in command.run("run", "source", "-o", "native", "--dry-run").out
+    assert journal.read_bytes() == before
+
+
 def test_a_target_that_cannot_be_written_is_only_read(command: Command, done: Path) -> None:
     """A read-only mount, or another user's archive; by the engines that need no place to write to."""
+    shutil.copy(shipped(TWELVE_BITS), done / "source")
+    assert command.run("run", "source", "-o", "native").code == 0
+    assert f"{len(UIDS) + 1}  of them confirmed by a second engine" in command.run("verify", "native").out
     change(done / "native/1.dcm", -1000, b"\x55")
     before = tree(done, own=True)
     os.chmod(done / "native/.dcmpool", 0o555)
@@ -179,7 +202,9 @@ def test_a_target_that_cannot_be_written_is_only_read(command: Command, done: Pa
     assert (ended.code, "digest of the Pixel Data" in ended.out) == (1, True)
     notice = f"the target cannot be written: {done / 'native'}: Permission denied: it is only read"
     assert notice in ended.err
-    assert f"{len(UIDS) - 1}  of them confirmed by a second engine" in ended.out.replace("  of", "  of")
+    assert f"{len(UIDS) - 1}  of them confirmed by a second engine" in ended.out
+    assert "1  of them not confirmed: gdcmconv needs a place to write to" in ended.out
+    assert "\n         1  are not\n" in ended.out
     assert tree(done, own=True) == before
     with (done / "native/.dcmpool/lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -200,7 +225,7 @@ def test_what_was_found_wrong_is_made_anew_once_it_is_removed(command: Command, 
     right = hashlib.sha256((done / "native/1.dcm").read_bytes()).digest()
     change(done / "native/1.dcm", -1000, b"\x55")
     ended = command.run("verify", "native")
-    assert "Remove the failed files from the target and run again" in ended.out
+    assert "remove the failed files from the target and run again" in ended.out
     os.unlink(done / "native/1.dcm")
     assert command.run("run", "source", "-o", "native").code == 0
     assert hashlib.sha256((done / "native/1.dcm").read_bytes()).digest() == right

@@ -31,7 +31,7 @@ class Run:
         """Put a file among the good ones that makes its worker misbehave."""
         shutil.copy(self.source / "CT0001.dcm", self.source / f"{name}.dcm")
 
-    def run(self, module: str = "tests.children", **settings: Any) -> Report:
+    def run(self, module: str = "tests.children", progress: Progress | None = None, **settings: Any) -> Report:
         """Run, with a limit of 1 s unless `settings` say otherwise; check that all the good files are right."""
         flags: dict[str, dict[str, Any]] = {
             "work": {"workers": 2},
@@ -41,7 +41,7 @@ class Run:
             flags.setdefault(section, {}).update(table)
         config = load(flags=flags)
         task = Task(os.fsencode(self.source), os.fsencode(self.target))
-        report = Supervisor(task, config, Progress(Mode.OFF), worker_module=module).run()
+        report = Supervisor(task, config, progress or Progress(Mode.OFF), worker_module=module).run()
         if module == "tests.children":
             assert check_series(self.record, self.target) == []
         return report
@@ -88,6 +88,23 @@ def test_a_bad_child_fails_its_own_file_alone(series: Run, behaviour: str, kind:
     assert {attempt.kind for attempt in ending.attempts} == {kind}, ending
     assert not (series.target / f"{behaviour}.dcm").exists()
     assert report.counts[Outcome.DECOMPRESSED] == GOOD
+
+
+class Curious(Progress):
+    """Wants to see the run after each event."""
+
+    def is_due(self, now: float) -> bool:
+        """Return that it wants to, always."""
+        return True
+
+
+def test_a_run_can_be_looked_at_at_any_moment(series: Run) -> None:
+    """Also between a child's death and the end of all that is known of it."""
+    bad = ("segfault", "garbage", "hang_in_c", "eat_memory", "kill_itself")
+    for behaviour in bad:
+        series.add(behaviour)
+    report = series.run(progress=Curious(Mode.OFF))
+    assert {ending.path.decode().removesuffix(".dcm") for ending in report.failed} == set(bad)
 
 
 @pytest.mark.parametrize("behaviour", ["flood", "grandchild"])

@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import resource
+import shutil
 import socket
 import stat
 import subprocess
@@ -11,13 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dcmpool import client, events
 from dcmpool.control import Command as Word
 from dcmpool.control import Request
 from dcmpool.errors import UsageError
-from dcmpool.events import Controlled, FileEnded, Snapshot
+from dcmpool.events import Controlled, FileEnded, Noticed, Snapshot
 from dcmpool.model import Outcome
 from tests.command import TOP, Command, Record, Running, long_series, own_command, until
 from tests.series import check_series
@@ -121,13 +124,52 @@ def test_a_drained_run_ends_and_can_be_resumed(command: Command, record: Record)
 
 def test_the_crew_grows_and_shrinks(command: Command, record: Record) -> None:
     running = start(command)
+    before = set(running.workers())
     assert "3 workers" in ask(command, "workers", "3")
     running.wait_for(lambda: len(running.workers()) == 3)
     until(lambda: len(status(command).workers) == 3)
+    share = max(1 << 30, psutil.virtual_memory().total * 4 // 5 // 3)
+    for pid in set(running.workers()) - before:  # their share of the memory is that of three
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_AS)[0] <= share
     ask(command, "workers", "1")
     running.wait_for(lambda: len(running.workers()) == 1)
     ask(command, "drain")
     assert running.end().summary["failed"] == []
+
+
+def test_more_workers_than_descriptors_allow_are_refused(command: Command, record: Record) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY, preexec_fn=few)
+    running.wait_for(lambda: answers(command))
+    ended = command.run("control", "native", "workers", "50")
+    assert (ended.code, ended.out) == (1, "")
+    assert "ulimit -n" in ended.err
+    ask(command, "workers", "3")
+    running.wait_for(lambda: len(running.workers()) == 3)
+    ask(command, "drain")
+    assert running.end().summary["failed"] == []
+
+
+def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, record: Record) -> None:
+    """The fork server's third fork fails, and all after it: the run goes on with those that it had."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = "inject=clone:error=EAGAIN:when=3+"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
+    options = ("--workers", "1", "--events", "events.jsonl", *SLOWLY)
+    running = command.start("run", "series", "-o", "native", "--json", *options, under=under)
+    running.wait_for(lambda: answers(command))
+    running.wait_for(lambda: status(command).files)
+    ask(command, "workers", "8")
+    running.wait_for(lambda: any("ulimit -u" in event.text for event in stream(command) if isinstance(event, Noticed)))
+    running.wait_for(lambda: len(running.workers()) == 1)
+    more = status(command).files + 5
+    running.wait_for(lambda: status(command).files >= more)
+    ask(command, "drain")
+    ended = running.end()
+    assert (ended.code, ended.summary["failed"], ended.summary["retries"]) == (130, [], 0)
 
 
 def test_the_gate_is_narrowed_and_widened(command: Command, record: Record) -> None:
@@ -189,6 +231,22 @@ def test_there_is_no_status_without_a_run(command: Command, record: Record) -> N
     ended = command.run("status", "native")
     assert (ended.code, ended.out) == (2, "")
     assert "no run works on" in ended.err
+
+
+def test_a_run_that_is_over_leaves_the_next_ones_socket(command: Command, record: Record) -> None:
+    """It has given TARGET back and still waits, for a reader of its events that does not come."""
+    os.mkfifo(command.path / "fifo")
+    (command.path / "list").write_text("CT0001.dcm\n")
+    over = command.start("run", "series", "-o", "native", "--files-from", "list", "--events", "fifo")
+    over.wait_for((command.path / "native/CT0001.dcm").exists)
+    over.wait_for(lambda: not over.processes("dcmpool.clerk"))
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY)
+    running.wait_for((command.path / "native/CT0002.dcm").exists)
+    assert over.process.poll() is None
+    assert over.end().code == 0
+    assert status(command).state == "running"
+    ask(command, "drain")
+    assert running.end().code == 130
 
 
 # Who can tell it
@@ -328,6 +386,19 @@ def test_clients_that_say_nothing_or_too_much_disturb_nobody(command: Command, r
     ended = running.end()
     assert (ended.code, ended.summary["failed"], ended.summary["kills"]) == (130, [], 0)
     assert [event for event in stream(command) if isinstance(event, FileEnded)]
+
+
+@pytest.mark.parametrize("error", ["ENOBUFS", "ECONNABORTED", "EPERM"])
+def test_a_client_that_cannot_be_accepted_is_dropped(command: Command, record: Record, error: str) -> None:
+    """As the kernel gives it: accept4(2) fails for once, and the run goes on."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = f"inject=accept4:error={error}:when=1"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=accept4", "-e", inject]
+    running = command.start("run", "series", "-o", "native", "--json", "--workers", "1", *SLOWLY, under=under)
+    running.wait_for(lambda: answers(command))
+    ask(command, "drain")
+    assert running.end().code == 130
 
 
 def test_a_flood_of_clients_does_not_stop_the_run(command: Command, record: Record) -> None:

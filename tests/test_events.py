@@ -33,6 +33,7 @@ from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.command import TOP, Command, Record, long_series, own_command
 from tests.series import make_series
+from tests.test_usage import everything
 
 command = pytest.fixture(own_command)
 
@@ -211,6 +212,27 @@ def test_to_a_descriptor_as_shells_name_it(command: Command, record: Record) -> 
     assert running.end().code == 0
 
 
+@pytest.mark.parametrize(("to", "stream"), [("/dev/stdout", "out"), ("/dev/stderr", "err"), ("/dev/fd/2", "err")])
+def test_to_what_a_run_was_given(command: Command, record: Record, to: str, stream: str) -> None:
+    ended = command.run("run", "series", "-o", "native", "--quiet", "--events", to)
+    assert_one_run(read(getattr(ended, stream)))
+
+
+def test_to_a_process_substitution(command: Command, record: Record) -> None:
+    under = ("bash", "-c", '"$@" --events >(cat > events.jsonl); wait $!', "bash")
+    assert command.run("run", "series", "-o", "native", under=under).code == 0
+    assert_one_run(read((command.path / "events.jsonl").read_bytes()))
+
+
+def test_a_descriptor_of_the_run_itself_is_not_written_to(command: Command, record: Record) -> None:
+    """By the time that the command line is read, there are many: to the clerk, to the fork server."""
+    for to in [f"/dev/fd/{number}" for number in range(3, 14)] + ["/proc/self/fd/3", "/dev//fd/../fd/3"]:
+        ended = command.run("run", "series", "-o", "native", "--events", to)
+        assert ended.code == 2, to
+        assert ended.lines() == [f"dcmpool: events cannot be written to {to}: Bad file descriptor"]
+        assert not (command.path / "native").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -228,6 +250,47 @@ def test_a_stream_that_cannot_be_written(command: Command, record: Record, optio
     (line,) = ended.lines()
     assert says in line
     assert not (command.path / "native").exists()
+
+
+@pytest.mark.parametrize("content", ["original", "result", "journal", '{"mine": 1}\n', "["])
+def test_a_file_that_holds_something_else_is_left_alone(command: Command, record: Record, content: str) -> None:
+    """An original, a result or a journal that was named by mistake, here by a link to it; somebody else's JSON."""
+    assert command.run("run", "series", "-o", "native", "--journal", "journal.sqlite").code == 0
+    named = command.path / "named"
+    match content:
+        case "original" | "result":
+            os.link(command.path / {"original": "series", "result": "native"}[content] / "CT0001.dcm", named)
+        case "journal":
+            os.link(command.path / "journal.sqlite", named)
+        case _:
+            named.write_text(content)
+    before = everything(command.path)
+    ended = command.run("run", "series", "-o", "other", "--events", "named")
+    assert ended.code == 2
+    (line,) = ended.lines()
+    assert "events cannot be written to named: it holds something else" in line
+    assert everything(command.path) == before
+
+
+@pytest.mark.parametrize("place", ["series/new", "series/CT0001.dcm", "series/link", "link", "native/.dcmpool/new"])
+def test_a_stream_among_the_files_of_a_run_is_refused(command: Command, record: Record, place: str) -> None:
+    """A run would take it for a file of SOURCE, or a result would get its name."""
+    (command.path / "outside").mkdir()
+    (command.path / "series/link").symlink_to(command.path / "outside/new")
+    (command.path / "link").symlink_to("native/CT0009.dcm")
+    before = everything(command.path)
+    for how in (["-o", "native"], ["--in-place"]) if place.startswith("series") else (["-o", "native"],):
+        ended = command.run("run", "series", *how, "--events", place)
+        assert ended.code == 2
+        (line,) = ended.lines()
+        assert f"events cannot be written to {place}: it lies in the source or the target" in line
+        assert everything(command.path) == before
+
+
+def test_a_stream_beside_a_single_file_is_fine(command: Command, record: Record) -> None:
+    ended = command.run("run", "series/CT0001.dcm", "-o", "native", "--events", "series/events.jsonl")
+    assert ended.code == 0, ended
+    assert_one_run(read((command.path / "series/events.jsonl").read_bytes()))
 
 
 # Who reads it

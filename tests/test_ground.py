@@ -1,8 +1,10 @@
 """What a run says of the place where its results are to go, before it begins."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.command import Command, Record, own_command
 from tests.series import check_series, make_series
-from tests.test_usage import refused
+from tests.test_usage import everything, refused
 
 command = pytest.fixture(own_command)
 
@@ -52,6 +54,53 @@ def test_little_room_is_said(command: Command, record: Record, small: Mount) -> 
         assert ended.code == 0, ended
         assert "little room: 67" in ended.err
     assert check_series(record, target) == []
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Leave so many bytes free, at most."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with (disk / "fill").open("ab") as file, suppress(OSError):
+        file.write(bytes(max(0, free - leave)))
+
+
+@pytest.mark.parametrize(
+    ("way", "journal"),
+    [("few bytes", ()), ("no byte", ()), ("no inode", ()), ("few inodes", ("--journal", "journal.sqlite"))],
+)
+def test_a_full_target_where_all_is_settled_is_well(
+    command: Command, record: Record, small: Mount, way: str, journal: tuple[str, ...]
+) -> None:
+    """Failures are told, as ever; what is left to do ends the run, resumable. TARGET stays as it is."""
+    disk = small("size=16m,nr_inodes=150")
+    cut = (command.path / "series/CT0001.dcm").read_bytes()[:-500]
+    (command.path / "series/broken.dcm").write_bytes(cut)
+    run = ("run", "series", "-o", "small/native", *journal, "--json")
+    assert command.run(*run).code == 1
+    if "inode" in way:
+        for number in range(os.statvfs(disk).f_favail - (10 if "few" in way else 0)):
+            (disk / str(number)).touch()
+    else:
+        fill(disk, 400_000 if "few" in way else 0)
+    before = everything(disk)
+    ended = command.run(*run)
+    assert ended.code == 1, ended
+    assert (ended.summary["counts"]["settled"], ended.summary["counts"]["failed"]) == (3, 1)
+    assert "little room" in ended.err
+    (command.path / "series/broken.dcm").unlink()
+    ended = command.run(*run)
+    assert (ended.code, ended.summary["counts"]["settled"]) == (0, 3), ended
+    dry = command.run("run", "series", "-o", "small/native", *journal, "--dry-run")
+    assert (dry.code, "little room" in dry.err, "3 settled" in dry.err) == (0, True, True), dry
+    for name in ("the last.dcm", "A first.dcm"):
+        shutil.copy(command.path / "series/CT0001.dcm", command.path / "series" / name)
+        ended = command.run(*run)
+        assert ended.code == 75, ended
+        assert "no room for what is left to do" in ended.summary["stopped"]
+    assert everything(disk) == before
+    for path in [path for path in disk.iterdir() if path.name != "native"]:
+        path.unlink()
+    ended = command.run(*run)
+    assert (ended.code, ended.summary["counts"]["decompressed"]) == (0, 2), ended
 
 
 def test_in_place_begins_on_a_disk_that_is_all_but_full(command: Command, small: Mount) -> None:

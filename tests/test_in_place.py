@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from tests import accesslist, reference
 from tests.accesslist import access_list
@@ -106,6 +108,40 @@ def test_in_place_what_cannot_stand_for_its_original_is_refused(command: Command
     assert check_series(record, source) == []
     ended = command.run("run", "series", "--in-place", "--json", "--verify", "structure", "--yes-lossy")
     assert (ended.code, ended.summary["counts"]["decompressed"]) == (0, 2)
+
+
+def test_in_place_what_no_codec_has_made_needs_no_second_one(command: Command, source: Path) -> None:
+    """Its bytes are the source's, in another order."""
+    shutil.copy(shipped("MR_small_bigendian.dcm"), source / "big.dcm")
+    deflated = pydicom.dcmread(shipped("CT_small.dcm"))
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    deflated.save_as(source / "deflated.dcm")
+    ended = command.run("run", "series", "--in-place", "--json")
+    assert (ended.code, ended.failed) == (0, {})
+
+
+def test_in_place_a_damaged_file_is_called_so(command: Command, source: Path) -> None:
+    """Whatever else speaks against replacing it."""
+    lossy_and_alone(source)
+    os.truncate(source / "colour.dcm", (source / "colour.dcm").stat().st_size - 2)
+    assert command.run("run", "series", "--in-place", "--json").failed["colour.dcm"]["kind"] == "CORRUPT"
+
+
+def test_in_place_an_original_that_was_put_there_again_is_not_called_a_wrong_result(
+    command: Command, source: Path
+) -> None:
+    """The journal knows of a result of this name; the last run did not replace this file."""
+    before = lossy_and_alone(source)
+    assert command.run("run", "series", "--in-place", "--verify", "structure", "--yes-lossy").code == 0
+    for name, data in before.items():
+        (source / name).write_bytes(data)
+    assert command.run("run", "series", "--in-place").code == 1
+    ended = command.run("verify", "series", "--json")
+    assert (ended.code, ended.failed) == (0, {})
+    with (source / NAME).open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(b"damage")
+    assert "has to come from a backup (exit code 1)" in command.run("verify", "series").out
 
 
 def test_what_cannot_stand_for_its_original_may_stand_beside_it(command: Command, source: Path) -> None:

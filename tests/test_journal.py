@@ -315,7 +315,7 @@ def test_a_failure_leaves_the_result_of_an_earlier_run_ours(place: Place) -> Non
             journal.settle([], [ending(b"CT", None)])
         row = journal.find(b"CT")
         assert row is not None
-        assert row.result_size is None
+        assert (row.kind, row.result_size) == (None, 6), "one that is left out now may be made again later"
         journal.settle([place.result("CT", "newer")], [])
         ((_, stands, is_old),) = journal.results()
         assert stands is not None

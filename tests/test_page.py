@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -157,20 +158,22 @@ def test_the_page_says_what_happened_to_each_bad_file_and_what_to_do(page: Path)
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_given(command: Command) -> None:
-    """Above all with what keeps the originals."""
+    """Each option may matter: what is done, what keeps the originals. What cannot be said again is not."""
     make_series(command.path / "series", slices=2, size=64)
     (command.path / "list").write_text("CT0001.dcm\nnone.dcm\n")
-    given = ("--in-place", "--backup", "kept here", "--journal", "j", "--quarantine", "q", "--files-from", "list")
-    assert command.run("run", "series", *given).code == 1
-    made = command.run("report", "series", "--journal", "j", "--html", "a.html", "--json", "-")
-    text, here = html.unescape((command.path / "a.html").read_text()), command.path
-    kept = f"--backup '{here}/kept here' --journal {here}/j --quarantine {here}/q --files-from LIST"
-    assert f"dcmpool run {here}/series --in-place {kept}" in text
-    settings = json.loads(made.out)["runs"][0]["settings"]["run"]
-    assert settings == {
-        "in_place": True, "files_from": True,
-        "backup": f"{here}/kept here", "journal": f"{here}/j", "quarantine": f"{here}/q",
-    }  # fmt: skip
+    for given, code in (
+        (("series/CT0001.dcm", "--in-place", "--backup", "kept here"), 0),
+        (("series", "--in-place", "--hard-links", "split", "--files-from", "list", "--max-failures", "0"), 75),
+        (("series", "--in-place", "--files-from", "list", "--events", "/dev/fd/1"), 1),
+    ):
+        assert command.run("run", *given).code == code
+        assert command.run("report", "series", "--html", "a.html", "--json", "a.json").code == 0
+        text = html.unescape((command.path / "a.html").read_text())
+        settings = json.loads((command.path / "a.json").read_text())["runs"][-1]["settings"]
+        again = "" if "/dev/fd/1" in given else f"cd {command.path} && dcmpool run {shlex.join(given)}"
+        assert settings["run"]["command"] == again
+        if code:
+            assert f"<code>{again or 'the same command as before'}</code>" in text
 
 
 def test_who_confirmed_a_result_is_known(command: Command) -> None:
@@ -282,7 +285,7 @@ def test_a_run_that_was_killed_is_told_of(command: Command) -> None:
     assert rows(made.out).keys() <= done
     text = (command.path / "a.html").read_text()
     assert "it is still on, or it was killed" in text
-    assert f"dcmpool run {command.path}/series -o {command.path}/native" in text
+    assert f"cd {command.path} && dcmpool run series -o native" in html.unescape(text)
     assert command.run("run", "series", "-o", "native", "--quiet").code == 0
     assert "All 40 files are complete" in _page(command)
 

@@ -1,13 +1,16 @@
 """`run --quarantine DIR`: originals that failed, copied aside with the reason, and a list to feed back."""
 
+import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dcmpool.config import load
 from dcmpool.progress import Mode, Progress
+from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.command import Command, own_command, tree
@@ -80,18 +83,81 @@ def test_failures_of_a_run_without_it_come_too(command: Command, source: Path) -
     assert (command.path / "aside/files.txt").read_text().split() == ["CT0002.dcm", "deep/er/CT0005.dcm"]
 
 
-def test_a_worker_that_was_killed_leaves_its_diagnosis(tmp_path: Path) -> None:
+def test_a_worker_that_was_killed_leaves_its_diagnosis_for_good(tmp_path: Path) -> None:
+    """A resume has seen nothing of it: it neither writes nor copies again; and what is copied anew keeps its words."""
     make_series(tmp_path / "series", slices=1, size=64)
     (tmp_path / "series/CT0001.dcm").rename(tmp_path / "series/spin.dcm")
     task = Task(
         os.fsencode(tmp_path / "series"), os.fsencode(tmp_path / "native"), quarantine=os.fsencode(tmp_path / "aside")
     )
     config = load(flags={"limits": {"attempt_seconds": 1.0}})
-    Supervisor(task, config, Progress(Mode.OFF), worker_module="tests.stuck_children").run()
-    words = json.loads((tmp_path / "aside/spin.dcm.dcmpool.json").read_text())
+
+    def run() -> Report:
+        return Supervisor(task, config, Progress(Mode.OFF), worker_module="tests.stuck_children").run()
+
+    run()
+    copy, about = tmp_path / "aside/spin.dcm", tmp_path / "aside/spin.dcm.dcmpool.json"
+    text = about.read_bytes()
+    words = json.loads(text)
     assert words["kind"] == "TIMEOUT"
     assert len(words["diagnoses"]) == len(words["attempts"]) > 0
     assert "spinning" in words["diagnoses"][0]["cause"]
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (copy, about)]
+    (tmp_path / "aside/files.txt").unlink()
+    assert run().kills == 0
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (copy, about)] == before
+    assert (tmp_path / "aside/files.txt").read_text() == "spin.dcm\n"
+    copy.unlink()
+    assert run().kills == 0
+    assert copy.read_bytes() == (tmp_path / "series/spin.dcm").read_bytes()
+    assert about.read_bytes() == text
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_wherever_a_run_is_killed_the_next_one_goes_on(
+    command: Command, source: Path, *, rename: int, is_known: bool
+) -> None:
+    """At the first rename words get their name, at the second the copy; before, an earlier version may stand there."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    assert command.run("run", *FLAGS).code == 1
+    name = "CT0002.dcm" if is_known else "CT0003.dcm"
+    cut(source / name)
+    inject = f"inject=rename:signal=SIGKILL:when={rename}"
+    traced = ["strace", "-f", "-o", "/dev/null", "-e", "trace=rename", "-e", inject]
+    ended = command.run("run", *FLAGS, under=traced)
+    assert name in ended.failed, ended
+    copy = command.path / "aside" / name
+    assert not copy.exists() or copy.read_bytes() != (source / name).read_bytes(), "nothing was killed"
+    assert list(command.path.glob("aside/.dcmpool-*"))
+    ended = command.run("run", *FLAGS)
+    assert "quarantine" not in ended.err
+    assert copy.read_bytes() == (source / name).read_bytes()
+    assert about(command, name)["size"] == copy.stat().st_size
+    assert list(command.path.glob("aside/.dcmpool-*")) == []
+
+
+def test_what_another_run_is_writing_is_left_to_it(command: Command, source: Path) -> None:
+    aside = command.path / "aside"
+    aside.mkdir()
+    (source / "CT0002.dcm").rename(source / ".dcmpool-0123abcd")
+    names = (".dcmpool-00000001", ".dcmpool-00000002", ".dcmpool-mine")
+    for name in names:
+        (aside / name).write_text("half of it")
+    with (aside / names[0]).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert command.run("run", *FLAGS).code == 1
+    cut(source / "CT0001.dcm")
+    with (aside / names[0]).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert command.run("run", *FLAGS).code == 1
+    assert sorted(path.name for path in aside.glob(".dcmpool-*")) == [
+        names[0],
+        ".dcmpool-0123abcd",
+        ".dcmpool-0123abcd.dcmpool.json",
+        names[2],
+    ]
 
 
 def test_a_name_with_a_line_break_is_copied_and_not_listed(command: Command, source: Path) -> None:

@@ -45,13 +45,6 @@ def test_before_the_first_run(command: Command, source: Path) -> None:
         assert rehearsed(command, *arguments) == [*files, "leave pipe", "do two\\nlines"]
 
 
-def test_in_place_a_file_with_several_names_will_fail(command: Command, source: Path) -> None:
-    os.link(source / "CT0001.dcm", command.path / "second")
-    plan = rehearsed(command, "--in-place", "--backup", "kept")
-    assert plan[:2] == ["fails CT0001.dcm", "do CT0002.dcm"]
-    assert rehearsed(command, "--in-place", "--hard-links", "split")[0] == "do CT0001.dcm"
-
-
 def test_what_a_run_would_do_is_what_it_does(command: Command, source: Path) -> None:
     broken = source / "CT0006.dcm"
     broken.write_bytes(broken.read_bytes()[:-500])
@@ -113,6 +106,11 @@ def test_what_a_run_would_refuse(command: Command, source: Path) -> None:
     refused(command, "missing", "--dry-run", says="missing")
     refused(command, "series", "-o", "series/native", "--dry-run", says="inside")
     refused(command, "series", "-o", "file/native", "--dry-run", says="not a directory")
+    shutil.copytree(source, command.path / "other")
+    assert command.run("run", "other", "-o", "done").code == 0
+    refused(command, "series", "-o", "done", "--dry-run", says="holds results of")
+    os.chmod(command.path / "done/.dcmpool", 0o555)
+    refused(command, "other", "-o", "done", "--dry-run", says=".dcmpool", powerless=True)
     refused(command, "series", "-o", "locked/native", "--dry-run", says="locked", powerless=True)
     refused(command, "series", "--dry-run", "--journal", "file", says="not a journal")
     refused(command, "series", "--dry-run", "--events", "events", says="--events")
@@ -128,6 +126,22 @@ def test_beside_a_run_there_is_nothing_to_foresee(command: Command, source: Path
         ended = command.run("run", "series", "-o", "native", "--dry-run")
     assert (ended.code, ended.lines()) == (3, [f"dcmpool: another run is working on {command.path / 'native'}"])
     assert rehearsed(command, "-o", "native")[0] == "settled CT0001.dcm"
+
+
+def test_a_run_is_not_kept_away_and_said_to_have_been_there(command: Command, source: Path) -> None:
+    """However long somebody reads; what has been said may not be true any more."""
+    assert command.run("run", "series", "-o", "native").code == 0
+    for number in range(20_000):
+        (source / f"{number:0100}").touch()
+    running = command.start("run", "series", "-o", "native", "--dry-run", stdout=subprocess.PIPE)
+    assert running.process.stdout is not None
+    assert running.process.stdout.readline().startswith(b"do ")
+    with (command.path / "native/.dcmpool/lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.utime(command.path / "native/.dcmpool/journal.sqlite")
+    ended = running.end()
+    assert ended.code == 75
+    assert "a run has begun meanwhile" in ended.err
 
 
 def test_a_message_may_come_in_parts_from_a_planner_that_has_ended() -> None:

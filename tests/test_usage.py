@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import socket
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_too_few_descriptors_are_named_with_what_to_do(command: Command, source:
     assert ended.code == 70, ended
     assert "Traceback" not in ended.err
     assert "ulimit -n" in ended.lines()[-1]
+
+
+def test_too_few_processes_are_named_with_what_to_do(command: Command, source: Path) -> None:
+    """The fork server is made by vfork(2), as programs are, and its children by fork(2)."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = "inject=clone:error=EAGAIN"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
+    ended = command.run("run", "series", "-o", "native", under=under)
+    assert ended.code == 70, ended
+    assert "workers cannot be launched" in ended.lines()[-1]
+    assert "ulimit -u" in ended.lines()[-1]
 
 
 @pytest.mark.parametrize("setting", ["start_seconds", "floor_seconds", "attempt_seconds", "lost_seconds"])

@@ -1,6 +1,8 @@
 """`dcmpool run`: make a native copy of a series or an archive."""
 
 import os
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,18 @@ def run(
             )
         task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup)
         task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
+        task = replace(task, command=_command())
         (rehearse if dry_run else supervise)(task, settings, events=events, as_json=as_json, quiet=quiet)
+
+
+def _command() -> str:
+    """Return this command for a shell; "" if it cannot be said again: what a process has opened is there but once."""
+    try:
+        words = ["cd", os.getcwd(), "&&", "dcmpool", *sys.argv[1:]]
+    except FileNotFoundError:  # the directory is gone
+        return ""
+    command = " ".join(word if word == "&&" else shlex.quote(word) for word in words)
+    return command if command.isprintable() and "/fd/" not in command else ""
 
 
 def _kind(retry: str | None) -> str:

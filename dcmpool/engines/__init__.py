@@ -62,6 +62,8 @@ ORDER: Final[Mapping[str, tuple[str, ...]]] = {
 _order: Mapping[str, Sequence[str]] = ORDER
 ENGINE_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(engine for order in ORDER.values() for engine in order))
 
+WITHOUT_CODEC: Final = frozenset(_PLAIN)
+"""They put bytes in order and decode nothing, so there is no decoder's word to doubt."""
 WRITES_FILES: Final = frozenset({"gdcmconv"})
 """Engines that need a directory of their own."""
 _SAME_CODECS: Final[Mapping[str, str]] = {"gdcm": "gdcmconv", "gdcmconv": "gdcm"}

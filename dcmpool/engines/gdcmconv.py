@@ -39,12 +39,9 @@ def decode(instance: Instance, source: Source, scratch: Path) -> Iterator[Decode
     Raises
     ------
     Fault
-        CORRUPT when it fails, prints anything, or gives Pixel Data of another size; UNSUPPORTED when it is missing, or
-        there is no place where it may write.
+        CORRUPT when it fails, prints anything, or gives Pixel Data of another size; UNSUPPORTED when it is missing.
     """
     binary = _binary()
-    if not scratch.name:
-        raise Fault(FailureKind.UNSUPPORTED, "gdcmconv needs a place for its files, and nothing is written here")
     count = max(1, _BATCH_BYTES // instance.frame_bytes)
     for first in range(0, instance.number_of_frames, count):
         batch = range(first, min(first + count, instance.number_of_frames))
