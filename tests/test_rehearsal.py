@@ -85,8 +85,8 @@ def test_a_list_in_place_with_a_journal_elsewhere(command: Command, source: Path
 def test_after_a_run_that_was_killed(command: Command) -> None:
     """What it has journalled lies in SQLite's write-ahead log alone, and stays there."""
     long_series(command.path / "series")
-    running = command.start("run", "series", "-o", "native")
-    running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 8)
+    running = command.start("run", "series", "-o", "native", "--bandwidth", "4M")  # in several commits
+    running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 12)
     running.send(signal.SIGSTOP)  # or the clerk might see it die first, and close the journal in order
     for process in running.processes("dcmpool.clerk"):
         os.kill(process, signal.SIGKILL)
