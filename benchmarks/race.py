@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from benchmarks.measure import CommandError, Measured, peak_bytes, timed
@@ -19,14 +20,13 @@ def race(
     They are tried from last to first: where the pixels are not known, dcmpool is not to say what is right.
     """
     rows = [Row(kind, syntax, peer.name, len(series.names)) for peer in peers]
-    for peer, row in [*zip(peers, rows, strict=True)][::-1]:
-        with _target(folder) as target:
-            _try(peer, row, series, Task(series.trial, target, workers, syntax))
-    for _ in range(rounds):
-        for peer, row in zip(peers, rows, strict=True):
-            with _target(folder) as target:
+    with _targets(folder) as targets:
+        for peer, row in [*zip(peers, rows, strict=True)][::-1]:
+            _try(peer, row, series, Task(series.trial, next(targets), workers, syntax))
+        for _ in range(rounds):
+            for peer, row in zip(peers, rows, strict=True):
                 if not row.why_not:
-                    _run(peer, row, series, Task(series.folder, target, workers, syntax))
+                    _run(peer, row, series, Task(series.folder, next(targets), workers, syntax))
     return rows
 
 
@@ -60,8 +60,17 @@ def _seconds(peer: Peer, measured: Measured) -> float:
 
 
 @contextmanager
-def _target(folder: Path) -> Iterator[Path]:
-    target = folder / "target"
-    target.mkdir()
-    yield target
-    shutil.rmtree(target)
+def _targets(folder: Path) -> Iterator[Iterator[Path]]:
+    """Give an empty directory each time; all stay until the race is over.
+
+    What is deleted slows those down who write next: ext4 passes over the inodes of the last minute one by one.
+    """
+    parent = folder / "targets"
+    parent.mkdir()
+    yield (_made(parent / str(number)) for number in count())
+    shutil.rmtree(parent)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
