@@ -133,7 +133,7 @@ def _follow(channel: socket.socket, board: int, pid: int, limit_seconds: float) 
         left = begun + limit_seconds - time.monotonic()
         is_ready = select.select([channel], [], [], min(max(0.0, left), _LOOK_SECONDS))[0]
         introduced = introduced or _introduce(board)
-        if not is_ready and left <= 0:
+        if left <= 0 and (not is_ready or left < -_GRACE_SECONDS):  # what it says just then still counts
             return _end_it(board, pid, limit_seconds)
         if not is_ready:
             continue

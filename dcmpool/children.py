@@ -101,7 +101,7 @@ class Children:
         try:
             child = self._children[number] = Child(self._maker.present, self.memory_mib)
         except OSError as error:
-            self._pool.not_launched(number, refusal(error))
+            self._pool.not_launched(number, refusal(error), self._now())
             return
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_channel(number))
         scratch = os.path.join(self._place.temp, scratch_name(self._pool.run, number)) if self._place.temp else b""
@@ -227,6 +227,7 @@ class Children:
             return
         if child.channel in self._selector.get_map():
             self._on_channel(number)
+        self._look_at_board(number)  # whoever holds the channel still
         self._selector.unregister(child.pidfd)
         child.is_dead = True
         if child.code is not None or child.maker.is_closed or self._pool.crew[number].is_retired:
@@ -241,7 +242,8 @@ class Children:
             return
         if isinstance(message, NotMade):
             self.forget(message.child)
-            self._pool.not_launched(message.child, refusal(OSError(message.errno, os.strerror(message.errno))))
+            lack = OSError(message.errno, os.strerror(message.errno))
+            self._pool.not_launched(message.child, refusal(lack), self._now())
             return
         child.code = message.code
         if self._awaiting_code.pop(message.child, None) is not None:

@@ -122,7 +122,7 @@ class Clerk:
         is_over = any(isinstance(message, Finish) for message in messages)
         if is_over:
             if self._quarantine is not None:
-                self._quarantine.end()
+                self._quarantine.end(self._get_on)
             self._send(Finished())
         return is_over
 
@@ -137,6 +137,10 @@ class Clerk:
             for ending in endings:
                 if ending.outcome is Outcome.FAILED:
                     self._quarantine.add(ending, is_earlier=are_earlier)
+
+    def _get_on(self) -> None:
+        """Say that the end takes time, and not because storage does not answer."""
+        self._send(Committed(()))
 
     def _say(self, text: str) -> None:
         self._send(Said(text))
@@ -186,7 +190,7 @@ class Clerk:
         """Look at TARGET, take it, open its journal; return the directory to which paths are relative."""
         found = place.find(self._target.root, order.journal)
         if order.purpose is Purpose.RUN:
-            self._lack = ground.lack(self._target.root, in_place=order.in_place, journal=found.path)
+            self._lack = self._look_for_room(order, found.path)
             self._notices += ground.check(self._target.root)
         if found.notice:
             self._notices.append(found.notice)
@@ -199,6 +203,12 @@ class Clerk:
             if order.purpose is Purpose.RUN:
                 self._notices += self._look_at_names()
             return self._open_journal(found.path, order)
+
+    def _look_for_room(self, order: Open, journal: bytes) -> str:
+        """Return why nothing may be written, or "". A run goes on as it has begun, whatever room there is by now."""
+        if order.again:
+            return "there was none when the run began" if order.looks else ""
+        return ground.lack(self._target.root, in_place=order.in_place, journal=journal)
 
     def _look(self, found: place.Place, order: Open) -> bytes:
         """Where there is no room, see whether anything is left to do, and write nothing; return as `_settle_in`."""
@@ -271,7 +281,7 @@ class Clerk:
         self._journal.close()
         self._copier.end()
         if self._quarantine is not None:
-            self._quarantine.end()
+            self._quarantine.end(self._get_on)
         with contextlib.suppress(OSError):
             os.rmdir(self._target.temp)
         self._send(Finished())

@@ -90,7 +90,7 @@ class ClerkLink:
 
     def _on_opened(self, message: Opened, now: float) -> None:
         if not self._order.again:
-            self._order = msgspec.structs.replace(self._order, again=True)
+            self._order = msgspec.structs.replace(self._order, again=True, looks=not message.temp)
             self._opened(message, now)
         self._pool.welcome_clerk(now)
 

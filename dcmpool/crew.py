@@ -52,6 +52,11 @@ class Crew:
         """How many children there are that can still be counted on, or killed."""
         return len(self._workers) - self.count(Phase.LOST)
 
+    @property
+    def made(self) -> int:
+        """How many of these the fork server has made already."""
+        return sum(worker.pid > 0 for worker in self) - self.count(Phase.LOST)
+
     # --- beginning
 
     def launch(self, now: float) -> None:

@@ -94,13 +94,16 @@ class Forkserver:
         return True
 
     def _make(self, request: Launch, fds: list[int]) -> None:
+        pid = 0
         try:
             pid = self._fork(request, fds)
+            pidfd = os.pidfd_open(pid)
         except OSError as error:  # too many processes, or no memory: those that there are must not die of that
+            if pid:
+                os.kill(pid, signal.SIGKILL)
             self._send(NotMade(request.child, error.errno or 0))
             return
         self._children[pid] = request.child
-        pidfd = os.pidfd_open(pid)
         self._send(Launched(request.child, pid), [pidfd])
         os.close(pidfd)
 

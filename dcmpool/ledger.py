@@ -155,6 +155,10 @@ class Ledger:
         """The walk has said something; whether anything still waits for it is seen at the next look."""
         self._walks_since = None
 
+    def gets_on(self, now: float) -> None:
+        """The clerk is at it, and needs time for its end."""
+        self._owes_since = now
+
     def committed(self, message: Committed, now: float) -> list[str]:
         """Take what is durable; what failed to be is tried again. Return why the run has to stop, if it has to."""
         for number in message.jobs:

@@ -95,7 +95,7 @@ Output = Annotated[
     str | None, typer.Option("-o", "--output", metavar="TARGET", help="Where results go. [SOURCE-decompressed]")
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Replace each file by its result, whole.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", parser=number, help="Worker processes. [three for two CPUs]")]
+Workers = Annotated[int | None, typer.Option(metavar="N", parser=number, help="Worker processes. [CPUs + 2, or more]")]
 Engine = Annotated[str | None, typer.Option(metavar="NAME", help="Decoder to try first; `doctor` names them.")]
 SecondsLimit = Annotated[
     float | None, typer.Option(metavar="S", parser=limit, help="Seconds for one attempt. [from size and speed]")

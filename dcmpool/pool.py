@@ -51,6 +51,9 @@ from dcmpool.protocol import (
 )
 from dcmpool.report import Tally
 
+_LACK_SECONDS = 10.0
+"""How long after this machine has given no child another one is asked for."""
+
 
 class Pool:
     """All children, jobs, tokens and deadlines of a run."""
@@ -65,7 +68,9 @@ class Pool:
         self._due: float | None = None
         """When `tick` is due because something changed outside it."""
         self._is_open = self._finishing = self._clerk_ended = self._gave_up = False
-        self._wanted = self._proven = config.work.workers
+        self._wanted = config.work.workers
+        self._lacks_until: float | None = None
+        """When a child is asked for again that this machine has not given."""
         self._why = ""
         self.error: DcmpoolError | None = None
         self.draining = False
@@ -99,7 +104,8 @@ class Pool:
         """Return when `tick` is due at the latest; None if only an event can bring anything on."""
         brakes = self.brakes.next_deadline(ends=self.draining, hopes=not self._gave_up)
         parts = (self.crew.next_deadline(), self.ledger.next_deadline(), self.gate.next_deadline())
-        moments = (self._due, brakes, *parts)
+        lack = self._lacks_until if self.state == "running" else None
+        moments = (self._due, brakes, lack, *parts)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -157,6 +163,8 @@ class Pool:
         if isinstance(message, Said):
             self.brakes.say(message.text)
             return
+        if self._finishing and isinstance(message, Committed):
+            self.ledger.gets_on(now)
         if self._finishing and not isinstance(message, Stopped | Finished):
             return
         if not isinstance(message, Committed):
@@ -188,7 +196,6 @@ class Pool:
 
     def employ(self, workers: int) -> None:
         """Have so many children from now on; those that are too many end when they are done with what they do."""
-        self._proven = max(1, min(self._wanted, self.crew.living))
         self._wanted = workers
 
     def drain(self, why: str = "interrupted") -> None:
@@ -244,15 +251,17 @@ class Pool:
     def launched(self, number: int, pid: int, now: float) -> None:
         """The fork server has made the child."""
         self.crew.launched(number, pid, now)
+        self._lacks_until = None
 
-    def not_launched(self, number: int, reason: str) -> None:
-        """This machine gives no such child: go on with as many as there were before the user wanted more, or end."""
+    def not_launched(self, number: int, reason: str, now: float) -> None:
+        """This machine gives no such child now: go on with those that there are, and ask again later; or end."""
         self.crew.not_launched(number)
-        if self._wanted > self._proven:
-            self.brakes.say(f"{self._wanted} workers cannot be launched: {reason}; going on with {self._proven}")
-            self._wanted = self._proven
-        if self.crew.living < self._wanted:
+        if not self.crew.made:
             self.stop(LaunchError(f"workers cannot be launched: {reason}"))
+            return
+        if self._lacks_until is None:
+            self.brakes.say(f"not all workers can be launched: {reason}; going on with {self.crew.made}")
+        self._lacks_until = now + _LACK_SECONDS
 
     def message(self, number: int, message: Message, now: float) -> None:
         """Take what a child says; what it may not say now ends it."""
@@ -345,7 +354,13 @@ class Pool:
         wanted = self._wanted
         if self.jobs.walked:
             wanted = min(wanted, len(self.jobs))
-        for _ in range(wanted - self.crew.living):
+        missing = wanted - self.crew.living
+        if self._lacks_until is not None and self.crew.made:
+            if now < self._lacks_until:
+                return
+            self._lacks_until = now + _LACK_SECONDS
+            missing = min(missing, 1)
+        for _ in range(missing):
             self.crew.launch(now)
 
     def _brake(self, now: float, wall: datetime | None) -> None:

@@ -248,6 +248,8 @@ class Open(Message, frozen=True):
     """Whether an earlier clerk of this run died: results may be committed while the walk meets their files again."""
     judge: str
     """The version and the settings that decide what fails: failures are settled for them alone."""
+    looks: bool = False
+    """Whether that clerk wrote nothing, for want of room."""
     purpose: Purpose = Purpose.RUN
     retry: str = ""
     """The FailureKind of earlier runs that is done again, whatever decided it; ALL_KINDS, or "" for none."""

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, BinaryIO, Final
@@ -34,6 +35,7 @@ _PRIVATE_DIRECTORY, _PRIVATE = 0o700, 0o600
 _CHUNK_BYTES = 1 << 20
 _STILL_SECONDS = 30.0
 """How long the end of a run waits for a copy that does not get on."""
+_TELL_SECONDS = 1.0
 
 
 class Quarantine:
@@ -50,22 +52,26 @@ class Quarantine:
         self._listed: set[bytes] | None = None
         self._swept: set[bytes] = set()
         self._steps = 0
+        self._starting = threading.Lock()
 
     def add(self, ending: Ending, *, is_earlier: bool = False) -> None:
         """Have the original of a failure copied, of this run or of an earlier one."""
         self._wanted.put((ending, is_earlier))
-        if not self._thread.ident:
-            self._thread.start()
+        with self._starting:  # the walk and the clerk's own thread come here
+            if not self._thread.ident:
+                self._thread.start()
 
-    def end(self) -> None:
-        """Wait for what is not done yet, as long as it gets on."""
+    def end(self, gets_on: Callable[[], None]) -> None:
+        """Wait for what is not done yet, as long as it gets on; that it does is told every second."""
         if not self._thread.ident:
             return
         self._wanted.put(None)
-        steps = -1
-        while self._thread.is_alive() and steps != self._steps:
-            steps = self._steps
-            self._thread.join(_STILL_SECONDS)
+        steps, since = self._steps, time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - since < _STILL_SECONDS:
+            self._thread.join(_TELL_SECONDS)
+            if steps != self._steps:
+                steps, since = self._steps, time.monotonic()
+                gets_on()
         if self._thread.is_alive():
             self._say("the quarantine is not complete: storage does not answer; the next run goes on with it")
 

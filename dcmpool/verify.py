@@ -26,8 +26,9 @@ _EXPLICIT: Final = b"1.2.840.10008.1.2.1"
 _CHUNK_BYTES: Final = 1 << 20
 _PIXELS: Final = frozenset({0x7FE00000, 0x7FE00001, 0x7FE00002, 0x7FE00010})
 _STORED: Final = frozenset({0x00280101, 0x00280102})
-_OWN_META: Final = frozenset({0x00020000, 0x00020010, 0x00020012, 0x00020013})
-_ADDED_META: Final = frozenset({0x00020001, 0x00020002, 0x00020003})
+_OWN_META: Final = {0x00020010: b"UI", 0x00020012: b"UI", 0x00020013: b"SH"}
+_LONGEST_UID: Final = 64
+_ORIGIN: Final = {0x00020002: 0x00080016, 0x00020003: 0x00080018}
 _OF_INTEREST: Final = frozenset(
     {0x00280004, 0x00280006, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103}
     | {ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE}
@@ -129,7 +130,7 @@ def _check_decoded(file: Reread, source: Source, instance: Instance, written: Wr
     _check_image(file, found.parts, instance, written)
     due = instance.native_bytes
     demand(written.native_bytes == due, f"{written.native_bytes} bytes of Pixel Data were written, {due} are due")
-    _check_pixel_data(file, found.parts, instance, written.digest)
+    _check_pixel_data(file, found.parts, before, instance, written.digest)
     _check_kept(before, layout.data_set, source.size, file, found)
     if instance.icon is not None:
         _check_icon(file, found.parts, before, instance, written)
@@ -154,25 +155,44 @@ def _check_meta(file: Reread, before: Reread) -> int:
     demand(head[128:] == b"DICM", "the file does not say DICM")
     preamble = old_head[128:] == b"DICM"
     demand(head[:128] == (old_head[:128] if preamble else bytes(128)), "the preamble differs")
-    meta, end = _meta(file, 132)
-    old, _ = _meta(before, 132 if preamble else 4 if old_head[:4] == b"DICM" else 0)
+    meta, end, elements = _meta(file, 132)
+    demand(elements == len(meta), "an element of the File Meta is there twice")
+    old, _, _ = _meta(before, 132 if preamble else 4 if old_head[:4] == b"DICM" else 0)
+    length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, max(0, end - 144))
+    demand(meta.get(0x00020000) == length, "the File Meta group length is wrong")
     demand(meta.get(0x00020010, b"")[8:].rstrip(b"\x00") == _EXPLICIT, "the Transfer Syntax UID is wrong")
-    demand(meta.get(0x00020000, b"")[8:] == struct.pack("<L", end - 144), "the File Meta group length is wrong")
-    for tag in (meta.keys() | old.keys()) - _OWN_META:
-        kept = meta.get(tag) == old.get(tag) or (tag in _ADDED_META and tag not in old)
-        demand(kept, f"element {tag:08X} differs from the source's")
+    for tag, vr in _OWN_META.items():
+        demand(meta.get(tag, b"")[4:6] == vr, f"the VR of element {tag:08X} is wrong")
+    for tag in (meta.keys() | old.keys() | {0x00020001} | _ORIGIN.keys()) - _OWN_META.keys() - {0x00020000}:
+        due = old.get(tag) or _added(tag, file, end)
+        demand(meta.get(tag) == due, f"element {tag:08X} differs from the source's")
     return end
 
 
-def _meta(file: Reread, start: int) -> tuple[dict[int, bytes], int]:
-    """Give the whole elements of group 0002 by tag, the first of each, and the offset after them."""
+def _added(tag: int, file: Reread, start: int) -> bytes | None:
+    """Give the File Meta element that a result has where its source has none (PS3.10 7.1); None if it has none.
+
+    UIDs are those of the data set, which begins at `start` and is held against the source's by itself.
+    """
+    if tag == 0x00020001:
+        return struct.pack("<HH2s2xL", 0x0002, 0x0001, b"OB", 2) + b"\x00\x01"
+    part = file.find(start, file.size, _ORIGIN[tag]) if tag in _ORIGIN else None
+    if part is None or part.length > _LONGEST_UID:
+        return None
+    value = file.read(part.value, part.length) + b"\x00" * (part.length % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"UI", len(value)) + value
+
+
+def _meta(file: Reread, start: int) -> tuple[dict[int, bytes], int, int]:
+    """Give the whole elements of group 0002 by tag, the first of each, the offset after them, and their number."""
     found: dict[int, bytes] = {}
-    offset = start
+    offset, elements = start, 0
     while file.read(offset, 2) == b"\x02\x00":
         part = file.element(offset, file.size)
         found.setdefault(part.tag, file.read(part.start, part.end - part.start))
         offset = part.end
-    return found, offset
+        elements += 1
+    return found, offset, elements
 
 
 class _Survey(NamedTuple):
@@ -245,7 +265,7 @@ def _check_image(file: Reread, found: dict[int, Part], instance: Instance, writt
         demand(stored == due, "Bits Stored or High Bit is wrong")
 
 
-def _check_pixel_data(file: Reread, found: dict[int, Part], instance: Instance, digest: str) -> None:
+def _check_pixel_data(file: Reread, found: dict[int, Part], before: Reread, instance: Instance, digest: str) -> None:
     due, part, group_length, image = instance.native_bytes, found.get(0x7FE00010), found.get(0x7FE00000), instance.image
     if part is None or image is None:
         raise Fault(FailureKind.VERIFY, "there is no Pixel Data")
@@ -256,6 +276,15 @@ def _check_pixel_data(file: Reread, found: dict[int, Part], instance: Instance, 
     if group_length is not None and group_length.length == 4:
         length = int.from_bytes(file.read(group_length.value, 4), "little")
         demand(length == 12 + part.length, "the group length of the Pixel Data is wrong")
+        _check_head(file, group_length, before, instance)
+
+
+def _check_head(file: Reread, part: Part, before: Reread, instance: Instance) -> None:
+    """Check tag, VR and length of an element whose value alone may differ."""
+    old = instance.layout.elements.get(part.tag) if instance.layout else None
+    if old is not None:
+        kept = same(before, old.start, file, part.start, part.value - part.start)
+        demand(kept, f"the head of element {part.tag:08X} differs from the source's")
 
 
 def _check_kept(before: Reread, start: int, end: int, file: Reread, found: _Survey) -> None:
@@ -310,13 +339,14 @@ def _check_icon(file: Reread, parts: dict[int, Part], before: Reread, instance: 
         (old_end, found.end, max(whole.end - old_end, sequence.end - found.end)),
     ):
         demand(same(before, old, file, new, length), "the head or the end of the Icon Image Sequence differs")
-    _check_pixel_data(file, found.parts, icon.instance, written.icon_digest)
+    _check_pixel_data(file, found.parts, before, icon.instance, written.icon_digest)
     if group_length is not None and group_length.length == 4:
         old = layout.elements[ICON_GROUP_LENGTH].value
         grown = (sequence.end - sequence.start) - (whole.end - whole.start)
         lengths = (before.read(old, 4), file.read(group_length.value, 4))
         was, now = (int.from_bytes(length, "little") for length in lengths)
         demand(now == was + grown, "the group length of the Icon Image Sequence is wrong")
+        _check_head(file, group_length, before, instance)
 
 
 def _found(file: Reread, start: int, end: int, tag: int) -> Part:

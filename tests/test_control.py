@@ -4,6 +4,7 @@ import os
 import pwd
 import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -153,7 +154,7 @@ def test_more_workers_than_descriptors_allow_are_refused(command: Command, recor
 
 
 def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, record: Record) -> None:
-    """The fork server's third fork fails, and all after it: the run goes on with those that it had."""
+    """The fork server's third fork fails, and all after it: the run goes on with those that there are."""
     if shutil.which("strace") is None:
         pytest.skip("there is no strace")
     inject = "inject=clone:error=EAGAIN:when=3+"
@@ -164,12 +165,33 @@ def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, recor
     running.wait_for(lambda: status(command).files)
     ask(command, "workers", "8")
     running.wait_for(lambda: any("ulimit -u" in event.text for event in stream(command) if isinstance(event, Noticed)))
-    running.wait_for(lambda: len(running.workers()) == 1)
+    ask(command, "workers", "6")
+    running.wait_for(lambda: len(running.workers()) == 2)
     more = status(command).files + 5
     running.wait_for(lambda: status(command).files >= more)
     ask(command, "drain")
     ended = running.end()
     assert (ended.code, ended.summary["failed"], ended.summary["retries"]) == (130, [], 0)
+
+
+def test_a_worker_that_the_kernel_does_not_make_is_asked_for_again(command: Command, record: Record) -> None:
+    """In place of one that died; the other works on meanwhile."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    inject = "inject=clone:error=EAGAIN:when=3"
+    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
+    options = ("--workers", "2", "--events", "events.jsonl", *SLOWLY)
+    running = command.start("run", "series", "-o", "native", "--json", *options, under=under)
+    running.wait_for(lambda: answers(command))
+    running.wait_for(lambda: len(running.workers()) == 2)
+    os.kill(running.workers()[0], signal.SIGKILL)
+    running.wait_for(
+        lambda: any("going on with 1" in told.text for told in stream(command) if isinstance(told, Noticed))
+    )
+    running.wait_for(lambda: len(running.workers()) == 2)
+    ask(command, "drain")
+    ended = running.end()
+    assert (ended.code, ended.summary["failed"]) == (130, [])
 
 
 def test_the_gate_is_narrowed_and_widened(command: Command, record: Record) -> None:

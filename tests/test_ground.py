@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -101,6 +102,18 @@ def test_a_full_target_where_all_is_settled_is_well(
         path.unlink()
     ended = command.run(*run)
     assert (ended.code, ended.summary["counts"]["decompressed"]) == (0, 2), ended
+
+
+def test_a_run_goes_on_as_it_has_begun_whatever_room_there_is(command: Command, small: Mount) -> None:
+    """A clerk that takes the place of another one does not take back what was begun."""
+    make_series(command.path / "series", slices=40, size=64)
+    disk = small("size=32m")
+    running = command.start("run", "series", "-o", "small/native", "--json", "--workers", "1", "--bandwidth", "100K")
+    running.wait_for(lambda: list(disk.glob("native/*.dcm")))
+    fill(disk, 3_000_000)
+    os.kill(running.processes("dcmpool.clerk")[0], signal.SIGKILL)
+    ended = running.end()
+    assert (ended.code, ended.summary["failed"]) == (0, [])
 
 
 def test_in_place_begins_on_a_disk_that_is_all_but_full(command: Command, small: Mount) -> None:

@@ -4,7 +4,7 @@ from dcmpool.actions import Action, Tell
 from dcmpool.jobs import Job, Jobs
 from dcmpool.ledger import Ledger
 from dcmpool.model import FailureKind, Outcome, Side
-from dcmpool.protocol import Commit, CommitFailure, Committed, Left, Message, More, Result, Settle
+from dcmpool.protocol import Commit, CommitFailure, Committed, Left, Message, More, Result, Settle, Totals
 from dcmpool.report import Tally
 from dcmpool.stall import Wait
 from tests.world import items, written
@@ -120,3 +120,11 @@ def test_results_are_told_of_together_and_not_late() -> None:
         book.ledger.commit(book.take(), b"temp", written(number), 3.0)
     book.ledger.send_held(3.0, at_once=False)
     assert [len(message.results) for message in book.told() if isinstance(message, Commit)] == [4]
+
+
+def test_a_clerk_that_is_at_its_end_and_gets_on_is_not_one_that_stalls() -> None:
+    book = Book()
+    book.ledger.finish(0, 10.0, complete=True, totals=Totals())
+    assert book.ledger.waits(is_open=True) == [Wait(10.0, Side.TARGET, 0)]
+    book.ledger.gets_on(50.0)
+    assert book.ledger.waits(is_open=True) == [Wait(50.0, Side.TARGET, 0)]

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from dcmpool import quarantine
 from dcmpool.config import load
+from dcmpool.model import FailureKind, Outcome
 from dcmpool.progress import Mode, Progress
+from dcmpool.protocol import Ending
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.command import Command, own_command, tree
+from tests.results import Place
 from tests.series import make_series
 from tests.test_usage import everything, refused
 
@@ -158,6 +162,21 @@ def test_what_another_run_is_writing_is_left_to_it(command: Command, source: Pat
         ".dcmpool-0123abcd.dcmpool.json",
         names[2],
     ]
+
+
+def test_that_it_gets_on_is_told_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run would take it for storage that does not answer."""
+    monkeypatch.setattr(quarantine, "_TELL_SECONDS", 0.0)
+    source, target = tmp_path / "source", Place(tmp_path / "native").target
+    source.mkdir()
+    kept = quarantine.Quarantine(os.fsencode(tmp_path / "kept"), os.fsencode(source), target, "0" * 8, print)
+    for number in range(20):
+        (source / str(number)).write_bytes(bytes(1 << 20))
+        kept.add(Ending(1, b"%d" % number, 1 << 20, 0, Outcome.FAILED, "", FailureKind.CORRUPT, "no", ()))
+    told: list[bool] = []
+    kept.end(lambda: told.append(True))
+    assert told
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 20
 
 
 def test_a_name_with_a_line_break_is_copied_and_not_listed(command: Command, source: Path) -> None:
