@@ -255,13 +255,7 @@ def lock_file(path: bytes) -> int:
     LockedError
         Another process holds it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise _locked(path) from error
-    return fd
+    return _locked(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), path, fcntl.LOCK_EX)
 
 
 def share_lock(path: bytes) -> int | None:
@@ -276,16 +270,18 @@ def share_lock(path: bytes) -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    return _locked(fd, path, fcntl.LOCK_SH)
+
+
+def _locked(fd: int, path: bytes, how: int) -> int:
+    """Return the descriptor of TARGET/.dcmpool/lock, locked; or close it and raise `LockedError`."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise _locked(path) from error
+        target = os.path.dirname(os.path.dirname(path))
+        raise LockedError(f"another run is working on {os.fsdecode(target)}") from error
     return fd
-
-
-def _locked(path: bytes) -> LockedError:
-    return LockedError(f"another run is working on {os.fsdecode(os.path.dirname(os.path.dirname(path)))}")
 
 
 def available_cpus() -> int:

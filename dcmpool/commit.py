@@ -89,19 +89,6 @@ class Target:
             reason = "the target holds a file of this name that dcmpool did not write; --overwrite replaces it"
         return Obstacle(FailureKind.EXISTS, reason)
 
-    def other_names(self, path: bytes) -> Obstacle | None:
-        """Say that an original has several names; the worker has looked too, but that is a while ago.
-
-        In place alone, and unless they may be split.
-        """
-        if self.split_links or not self.in_place:
-            return None
-        try:
-            names = os.lstat(self.final(path)).st_nlink
-        except OSError:
-            return None  # the last look before the rename tells
-        return Obstacle(FailureKind.LINKED, linked(names)) if names > 1 else None
-
     def portions(self, results: list[Result]) -> Iterator[list[Result]]:
         """Divide results so that no commit takes long where each may have to copy its original."""
         if self.backup is None and results:
@@ -213,7 +200,7 @@ class Target:
     def _objection(self, result: Result, journal: Journal) -> Obstacle | None:
         """Say why a result must not get its name: what stands there is not ours, or its source has changed."""
         found = self.obstacle(result.path, None if self.in_place else journal.find(result.path))
-        return found or self._change(result) or self.other_names(result.path)
+        return found or self._change(result) or self._link_made(result.path)
 
     def _change(self, result: Result) -> Obstacle | None:
         """Say how the original is no longer what it was when it was read, and so not to be replaced by its result."""
@@ -241,6 +228,16 @@ class Target:
             return None
         reason = f"the target has {shown(other)} in another spelling, and does not tell upper from lower case"
         return Obstacle(FailureKind.EXISTS, reason)
+
+    def _link_made(self, path: bytes) -> Obstacle | None:
+        """Say that an original has several names; the worker has looked too, but that is a while ago."""
+        if self.split_links or not self.in_place:
+            return None
+        try:
+            names = os.lstat(self.final(path)).st_nlink
+        except OSError:
+            return None  # the last look before the rename tells
+        return Obstacle(FailureKind.LINKED, linked(names)) if names > 1 else None
 
     def _keep_originals(self, results: list[Result]) -> list[CommitFailure]:
         """Have a durable backup of each original, where one is wanted; return those that cannot be had."""

@@ -11,7 +11,7 @@ import msgspec
 
 from dcmpool.history import History
 from dcmpool.journal import Row
-from dcmpool.model import Outcome
+from dcmpool.model import WITHOUT_RESULT, Outcome
 from dcmpool.review import Review
 from dcmpool.syntaxes import syntax_name
 
@@ -70,7 +70,7 @@ def _rows(history: History) -> Iterator[dict[str, Any]]:
 
 
 def _columns(row: Row, *, is_gone: bool) -> dict[str, Any]:
-    has_result = row.outcome not in (Outcome.FAILED, Outcome.SKIPPED) and row.result_size is not None
+    has_result = row.outcome not in WITHOUT_RESULT and row.result_size is not None
     values: Iterable[Any] = (
         os.fsdecode(row.path), row.size, row.transfer_syntax_uid,
         syntax_name(row.transfer_syntax_uid) if row.transfer_syntax_uid else "", row.outcome.value, row.kind or "",

@@ -19,7 +19,7 @@ import msgspec
 
 from dcmpool import place, schema
 from dcmpool.errors import UsageError
-from dcmpool.model import RETRY, FailureKind, Outcome, Stage
+from dcmpool.model import RETRY, WITHOUT_RESULT, FailureKind, Outcome, Stage
 from dcmpool.protocol import Attempt, Begun, Ending, Noted, Result, Totals
 from dcmpool.text import shown
 
@@ -30,9 +30,7 @@ COLUMNS = (
 
 
 _NAMES = tuple(COLUMNS.split(", "))
-_WITHOUT = (Outcome.FAILED, Outcome.SKIPPED)
-"""Outcomes that make no result. In place there are others that leave the file as it is."""
-_MADE = f"outcome NOT IN ('{_WITHOUT[0]}', '{_WITHOUT[1]}')"
+_MADE = f"outcome NOT IN ({', '.join(repr(str(outcome)) for outcome in WITHOUT_RESULT)})"
 _INSERT = (
     f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))}) "  # noqa: S608 - constants
     # An end without a result leaves that of an earlier run where it is: it is still one that dcmpool wrote, and may
@@ -285,7 +283,7 @@ class Journal:
     def _write(self, rows: Iterable[Row], forget: Iterable[bytes] = ()) -> None:
         rows = list(rows)
         over = [(row.path,) for row in rows]
-        without = [(row.path,) for row in rows if row.outcome in _WITHOUT]
+        without = [(row.path,) for row in rows if row.outcome in WITHOUT_RESULT]
         with _transaction(self._database):
             self._database.executemany(_STAND, without)
             self._database.executemany("DELETE FROM standing WHERE path = ?", set(over) - set(without))

@@ -44,6 +44,10 @@ class Outcome(StrEnum):
     """No result; the reason is listed."""
 
 
+WITHOUT_RESULT: Final = (Outcome.FAILED, Outcome.SKIPPED)
+"""Outcomes that make none. In place there are others, that leave the file as it is."""
+
+
 class Due(StrEnum):
     """What a run would do with a file, as far as its name, size and time say."""
 

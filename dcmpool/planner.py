@@ -92,7 +92,7 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
         notices = tuple(ground.check(target.root))
         if ground.ignores_case(target.state) and not order.in_place:
             target = replace(target, spelling=ground.Spelling(target.root))
-        before = _look_at_journal(order, target)
+        before = _look_at_journal(found.path, target)
         journal = _journal(found, order, target)
         check_source(order, target, journal.directories())
     except (DcmpoolError, OSError, sqlite3.Error) as error:
@@ -106,13 +106,13 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
     except (OSError, sqlite3.Error) as error:
         reason = f"the source cannot be walked: {words(error)}"
     with suppress(LockedError):
-        if before == _look_at_journal(order, target):
+        if before == _look_at_journal(found.path, target):
             send(Stopped(reason, fatal=True) if reason else Finished())
             return
     send(Stopped("a run has begun meanwhile, and what was said is out of date", fatal=True))
 
 
-def _look_at_journal(order: Open, target: Target) -> tuple[int, int] | None:
+def _look_at_journal(path: bytes, target: Target) -> tuple[int, int] | None:
     """Return what tells whether a run has been at the journal meanwhile, which no dry run keeps away.
 
     Raises
@@ -123,7 +123,7 @@ def _look_at_journal(order: Open, target: Target) -> tuple[int, int] | None:
     if (lock := _os.share_lock(target.lock)) is not None:
         os.close(lock)
     try:
-        status = os.stat(place.find(target.root, order.journal).path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     return status.st_size, status.st_mtime_ns

@@ -17,7 +17,7 @@ from dcmpool import pathlist
 from dcmpool.commit import Target, is_as_written
 from dcmpool.errors import DcmpoolError
 from dcmpool.journal import Journal, Row
-from dcmpool.model import STATE_DIRECTORY, FailureKind, Outcome, Purpose, stored_time
+from dcmpool.model import STATE_DIRECTORY, WITHOUT_RESULT, FailureKind, Outcome, Purpose, stored_time
 from dcmpool.protocol import ALL_KINDS, BATCH, Earlier, Found, Item, Message, Noted, Open, Recorded, Scanned, Stopped
 from dcmpool.text import words
 from dcmpool.tree import File, Note, base_of, look, walk
@@ -116,7 +116,7 @@ class Walker:
             if row is None:
                 yield Note(path, FailureKind.VERIFY, "the journal's entry of this file is damaged")
                 continue
-            if row.outcome in (Outcome.FAILED, Outcome.SKIPPED):
+            if row.outcome in WITHOUT_RESULT:
                 reason = "the last run failed here, and an older dcmpool did not keep what this result has to be"
                 yield Note(path, FailureKind.VERIFY, reason)
                 continue

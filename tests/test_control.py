@@ -153,15 +153,21 @@ def test_more_workers_than_descriptors_allow_are_refused(command: Command, recor
     assert running.end().summary["failed"] == []
 
 
-def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, record: Record) -> None:
-    """The fork server's third fork fails, and all after it: the run goes on with those that there are."""
+def start_without_forks(command: Command, when: str, *options: str) -> Running:
+    """Start a run in which the fork server's `when`-th fork fails, as strace(1) counts them."""
     if shutil.which("strace") is None:
         pytest.skip("there is no strace")
-    inject = "inject=clone:error=EAGAIN:when=3+"
+    inject = f"inject=clone:error=EAGAIN:when={when}"
     under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
-    options = ("--workers", "1", "--events", "events.jsonl", *SLOWLY)
+    options = (*options, "--events", "events.jsonl", *SLOWLY)
     running = command.start("run", "series", "-o", "native", "--json", *options, under=under)
     running.wait_for(lambda: answers(command))
+    return running
+
+
+def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, record: Record) -> None:
+    """The fork server's third fork fails, and all after it: the run goes on with those that there are."""
+    running = start_without_forks(command, "3+", "--workers", "1")
     running.wait_for(lambda: status(command).files)
     ask(command, "workers", "8")
     running.wait_for(lambda: any("ulimit -u" in event.text for event in stream(command) if isinstance(event, Noticed)))
@@ -176,13 +182,7 @@ def test_more_workers_than_the_kernel_makes_are_given_up(command: Command, recor
 
 def test_a_worker_that_the_kernel_does_not_make_is_asked_for_again(command: Command, record: Record) -> None:
     """In place of one that died; the other works on meanwhile."""
-    if shutil.which("strace") is None:
-        pytest.skip("there is no strace")
-    inject = "inject=clone:error=EAGAIN:when=3"
-    under = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]
-    options = ("--workers", "2", "--events", "events.jsonl", *SLOWLY)
-    running = command.start("run", "series", "-o", "native", "--json", *options, under=under)
-    running.wait_for(lambda: answers(command))
+    running = start_without_forks(command, "3", "--workers", "2")
     running.wait_for(lambda: len(running.workers()) == 2)
     os.kill(running.workers()[0], signal.SIGKILL)
     running.wait_for(
