@@ -20,6 +20,8 @@ from pathlib import Path
 
 from dcmpool.errors import LockedError, UsageError
 
+CALLER = "DCMPOOL_CALLER"
+"""The environment variable by which the command knows the process with which it has to end (`end_with`)."""
 OUTPUT_BYTES = 64 * 1024
 """How much of a child's output is kept; what it prints beyond that is refused, and nobody waits for anybody."""
 

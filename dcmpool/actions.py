@@ -1,44 +1,39 @@
 """What the policy tells the loop to do: values, so that the policy can be tested without a process."""
 
-from dataclasses import dataclass
+import msgspec
 
 from dcmpool.events import Event
 from dcmpool.model import Side
 from dcmpool.protocol import Message
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchChild:
+class LaunchChild(msgspec.Struct, frozen=True):
     """Have the fork server start a child."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendTo:
+class SendTo(msgspec.Struct, frozen=True):
     """Send a message to a child."""
 
     worker: int
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class SignalChild:
+class SignalChild(msgspec.Struct, frozen=True):
     """Signal a child and its process group."""
 
     worker: int
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Examine:
+class Examine(msgspec.Struct, frozen=True):
     """Look at a child that takes long, and answer with `Pool.examined`."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """What was seen of a child: the answer to `Examine`."""
 
     side: Side | None
@@ -52,29 +47,25 @@ class Look:
     """Why it is killed, should it be killed now."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloseChild:
+class CloseChild(msgspec.Struct, frozen=True):
     """Close the descriptors of a child that is proved dead, or never came to be."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Send a message to the clerk."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """Tell the user something now, in one line."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
+class Happened(msgspec.Struct, frozen=True):
     """Tell whoever listens to the event stream."""
 
     event: Event

@@ -6,7 +6,7 @@
 
 A supervisor needs a main thread and children of its own; a notebook, a thread, or a script without a main guard has
 none to give. Settings are the command's long options, `--max-writers 4` as `max_writers=4`: they are not listed here,
-but handed on, so there is no other list that could differ. The process ends when its caller does (`CALLER`).
+but handed on, so there is no other list that could differ. The process ends when its caller does (`_os.CALLER`).
 """
 
 import contextlib
@@ -21,16 +21,14 @@ import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from dcmpool import _os
 from dcmpool.errors import DcmpoolError, LaunchError, LockedError, StoppedError, UsageError
 from dcmpool.events import FileEnded, Tried, decode
 from dcmpool.helper import python_command
-
-CALLER: Final = "DCMPOOL_CALLER"
-"""The environment variable by which the command knows the process with which it has to end."""
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -172,7 +170,7 @@ class _Command:
                     stderr=self._outputs[1],
                     pass_fds=descriptors,
                     start_new_session=True,  # Ctrl-C is the caller's, who then ends the run in order
-                    env=os.environ | {CALLER: str(os.getpid())},
+                    env=os.environ | {_os.CALLER: str(os.getpid())},
                 )
             except ValueError as error:
                 raise UsageError(f"no path and no option can be that: {error}") from error

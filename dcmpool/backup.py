@@ -11,7 +11,8 @@ import errno
 import filecmp
 import os
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool import _os, replica
 
@@ -24,8 +25,7 @@ class OtherBackupError(Exception):
     """DIR holds another file of this name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backup:
+class Backup(msgspec.Struct, frozen=True):
     """Backups in `folder` of the files under `tree`."""
 
     folder: bytes

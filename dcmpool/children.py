@@ -13,7 +13,8 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool import _os, diagnose, evidence
 from dcmpool.actions import Look
@@ -34,8 +35,7 @@ _STATUS_SECONDS = 1.0
 """How long a dead child's exit status is waited for; it comes with the proof of death, or never."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where children work."""
 
     base: bytes

@@ -16,8 +16,9 @@ import socket
 import sqlite3
 import sys
 import threading
-from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from dcmpool import _os, admission, evidence, ground, place
 from dcmpool.copier import Copier
@@ -236,7 +237,7 @@ class Clerk:
         target = self._target
         notices = ground.way_of_results(target.root, target.temp)
         if ground.ignores_case(target.state) and not target.in_place:
-            self._target = replace(target, spelling=ground.Spelling(target.root))
+            self._target = msgspec.structs.replace(target, spelling=ground.Spelling(target.root))
             notices.append("the target ignores case: of files whose names differ in case alone, one is done")
         return notices
 
@@ -249,7 +250,7 @@ class Clerk:
         try:
             if order.purpose is Purpose.AUDIT:
                 base = self._begin_audit()
-                self._target = replace(self._target, in_place=base == self._target.root)
+                self._target = msgspec.structs.replace(self._target, in_place=base == self._target.root)
                 return base
             base = self._begin_run(order)
             self._target.recover(self._journal)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dcmpool import __version__, _os
-from dcmpool.api import CALLER
 from dcmpool.commands.attempt import attempt
 from dcmpool.commands.control import control
 from dcmpool.commands.doctor import doctor
@@ -52,7 +51,7 @@ for _command in (run, scan, status, control, report, verify, attempt, doctor):
 def main() -> NoReturn:
     """Run the command line: bad usage is one line and exit code 2."""
     _open_outputs()
-    if caller := os.environ.pop(CALLER, ""):
+    if caller := os.environ.pop(_os.CALLER, ""):
         _os.end_with(int(caller))
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="dcmpool", standalone_mode=False)

@@ -6,11 +6,10 @@ lead from the one to the other without a gap. Damage inside entropy-coded data i
 and `completeness`.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True):
     """One scan of a JPEG (T.81) codestream: its entropy-coded data are the bytes from `start` to `stop`.
 
     `components` are indices into those of the frame header, `dc_tables` and `ac_tables` each one's Huffman tables
@@ -29,8 +28,7 @@ class Scan:
     restart_interval: int
 
 
-@dataclass(frozen=True, slots=True)
-class TilePart:
+class TilePart(msgspec.Struct, frozen=True):
     """One tile-part of a JPEG 2000 codestream (T.800 A.4.2): where its SOT marker lies, bytes up to the next one."""
 
     tile: int
@@ -38,8 +36,7 @@ class TilePart:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Codestream:
+class Codestream(msgspec.Struct, frozen=True):
     """One encoded Frame's own account of itself.
 
     `kind` is one of baseline, extended, progressive, lossless, JPEG-LS, JPEG 2000, JPEG XL, RLE, plain; `length`

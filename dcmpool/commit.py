@@ -13,7 +13,8 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool import _os, replica
 from dcmpool.backup import Backup, OtherBackupError
@@ -27,16 +28,14 @@ _PORTION_BYTES = 64 << 20
 """Originals that one commit may have to copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(msgspec.Struct, frozen=True):
     """Why a result cannot get its final name, whatever it is."""
 
     kind: FailureKind
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """The tree of results: in place, SOURCE itself."""
 
     root: bytes

@@ -17,10 +17,10 @@ What is left to chance: bytes missing from the middle and a decoder that, out of
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -154,8 +154,7 @@ def _altered_byte(data: bytes, stop: int) -> tuple[int, int, bytes]:
     return start, stop, bytes([min(data[start] ^ 0xFF, 0xFE)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Units:
+class _Units(msgspec.Struct, frozen=True):
     """How the MCUs of a scan cover the picture: `wide` x `high` pixels each, `in_line` of them side by side,
     `number` in all, `interval` of them between two restart markers."""
 

@@ -4,8 +4,6 @@
 """
 
 import re
-import tomllib
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,16 +164,11 @@ def load(*, profile: str = "", path: Path | None = None, flags: dict[str, dict[s
     return _check(values, "the command line")
 
 
-def profiles() -> dict[str, str]:
-    """Return the shipped configuration files, name to TOML text: from the wheel, or from config/ in a checkout."""
-    installed = files("dcmpool") / "profiles"
+def profiles() -> dict[str, Path]:
+    """Return the shipped configuration files by name: those of the wheel, or of config/ in a checkout."""
+    installed = Path(__file__).with_name("profiles")
     folder = installed if installed.is_dir() else Path(__file__).parent.parent / "config"
-    if not folder.is_dir():
-        return {}
-    found = {
-        Path(entry.name).stem: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    }
-    return dict(sorted(found.items()))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def _texts(profile: str, path: Path | None) -> list[tuple[str, str]]:
@@ -184,7 +177,7 @@ def _texts(profile: str, path: Path | None) -> list[tuple[str, str]]:
         known = profiles()
         if profile not in known:
             raise UsageError(f"unknown profile {profile!r}; choose one of {', '.join(known)}")
-        texts.append((known[profile], f"profile {profile}"))
+        texts.append((known[profile].read_text("utf-8"), f"profile {profile}"))
     if path is not None:
         try:
             texts.append((path.read_text("utf-8"), str(path)))
@@ -195,6 +188,8 @@ def _texts(profile: str, path: Path | None) -> list[tuple[str, str]]:
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most runs read no file of settings
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

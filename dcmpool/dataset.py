@@ -70,6 +70,17 @@ def walk(source: Source, offset: int, *, explicit: bool, end: int | None = None)
     """
     whole, end = end is None, source.end if end is None else end
     while offset < end:
+        held, held_from = source.held, source.held_from
+        last = min(held_from + len(held), end) - 8 if explicit else -1
+        while held_from <= offset <= last:  # nearly all elements are of these VRs, and worth a short way
+            group, number, vr, length = _HEAD.unpack_from(held, offset - held_from)
+            value, after = offset + 8, offset + 8 + length
+            if vr not in SHORT_VRS or group == 0xFFFE or after > source.end:
+                break
+            yield Element(group << 16 | number, vr, offset, value, length, after)
+            offset = after
+        if offset >= end:
+            return
         if whole and end - offset < 8 and is_padding(source, offset):
             return
         element = element_at(source, offset, explicit=explicit)
@@ -106,12 +117,6 @@ def element_at(source: Source, offset: int, *, explicit: bool) -> Element:
 
     An element that shows no VR in an explicit data set is read as an implicit one: real files hold such.
     """
-    at = offset - source.held_from
-    if explicit and 0 <= at <= len(source.held) - 8:  # nearly all elements are as this one, and worth a short way
-        group, number, vr, length = _HEAD.unpack_from(source.held, at)
-        end = offset + 8 + length
-        if vr in SHORT_VRS and group != 0xFFFE and end <= source.end:
-            return Element(group << 16 | number, vr, offset, offset + 8, length, end)
     room = source.end - offset
     head = source.read(offset, min(8, room))
     if room < 8:

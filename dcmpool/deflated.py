@@ -6,8 +6,9 @@ end, or is no deflate stream at all is Fault(CORRUPT), found before anything of 
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from dcmpool.dataset import corrupt
 from dcmpool.errors import Fault
@@ -41,8 +42,7 @@ def inflated(data: bytes, most: int) -> bytes:
     return held
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(msgspec.Struct, frozen=True):
     """The inflater's state where `position` bytes have come out, `taken` being the offset of the next input."""
 
     position: int

@@ -5,8 +5,9 @@ Never cmdline, maps or environ: they take the process's mmap lock and can hang w
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from dcmpool.model import Side, Stage
 
@@ -37,8 +38,7 @@ _WRITES = frozenset({1, 18, 20, 74, 75, 77, 91, 93, 277, 285, 296})
 _LOCKS = ("futex", "flock")
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """A process's state at one moment; fields are empty where the kernel does not tell."""
 
     state: str

@@ -7,14 +7,14 @@ every one of its entries points at a fragment.
 import struct
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool.dataset import Element, corrupt, fragments
 from dcmpool.source import Source
 
 
-@dataclass(frozen=True, slots=True)
-class Frames:
+class Frames(msgspec.Struct, frozen=True):
     """Where the encoded Frames lie: `offsets` and `lengths` (bytes) of all fragments, `first` the index of each
     Frame's first fragment and, at its end, their number."""
 

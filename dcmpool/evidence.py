@@ -9,7 +9,6 @@ source its path alone, and its bytes only where the user asked for that.
 import os
 import shlex
 import sys
-from dataclasses import replace
 from functools import cache
 
 import msgspec
@@ -61,7 +60,7 @@ def with_share(now: Evidence, before: Evidence | None, seconds: float) -> Eviden
     """Return `now` with the share of a CPU that it had since it was looked at `seconds` before."""
     if before is None or seconds <= 0:
         return now
-    return replace(now, cpu_share=(now.cpu_seconds - before.cpu_seconds) / seconds)
+    return msgspec.structs.replace(now, cpu_share=(now.cpu_seconds - before.cpu_seconds) / seconds)
 
 
 def files(death: Death, output: bytes, stack: bytes) -> tuple[KeptFile, ...]:

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
 
 from dcmpool.inventory import OTHERS, Class, Inventory, Span
 from dcmpool.model import Outcome
@@ -69,8 +70,7 @@ _SOP_CLASSES = {
 """PS3.6 Table A-1, without "Storage": the classes that fill archives; of others the UID is shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """A survey at its end. `workers` and `cpus` are those that the time is for."""
 
     report: Report

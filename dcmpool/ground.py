@@ -5,7 +5,8 @@ Called by the clerk alone, since all of it may block.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool import _os, place
 from dcmpool.errors import UsageError
@@ -24,8 +25,7 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """What a file system has left for this user; None where it does not count."""
 
     free_bytes: int | None

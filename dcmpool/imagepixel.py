@@ -5,8 +5,9 @@ changes (Photometric Interpretation, Planar Configuration) follows from header a
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
 
 from dcmpool import syntaxes
 from dcmpool.codestream import Codestream
@@ -39,8 +40,7 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 _LOSSY_KINDS: Final = frozenset({"baseline", "extended", "progressive"})
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePixel:
+class ImagePixel(msgspec.Struct, frozen=True):
     """The attributes that say how Pixel Data is laid out, under their names of PS3.6."""
 
     samples_per_pixel: int
@@ -161,7 +161,9 @@ def rearranged(image: ImagePixel, uid: str, found: Codestream) -> ImagePixel:
         colour = "RGB"  # libjxl turns back whatever transform it finds in a lossy stream, or one made from JPEG
     elif colour == "YBR_FULL_422":  # the decoders give every pixel its own chrominance
         colour = "YBR_FULL"
-    return replace(image, photometric_interpretation=colour, planar_configuration=0, pixel_representation=signed)
+    return msgspec.structs.replace(
+        image, photometric_interpretation=colour, planar_configuration=0, pixel_representation=signed
+    )
 
 
 def converts_colour(image: ImagePixel, uid: str, found: Codestream) -> bool:

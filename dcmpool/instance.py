@@ -7,8 +7,9 @@ the Image Pixel Module; what the native result will be is decided here, whatever
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
 
 from dcmpool import syntaxes
 from dcmpool.bigendian import Swapped
@@ -40,6 +41,7 @@ _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
 ICON_GROUP_LENGTH: Final = 0x00880000
 ICON_IMAGE_SEQUENCE: Final = 0x00880200
 _SOP_INSTANCE_UID: Final = 0x00080018
+_KEPT_GROUPS: Final = frozenset({0x0028, 0x7FE0})
 _KEPT_TAGS: Final = frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID, ICON_GROUP_LENGTH, ICON_IMAGE_SEQUENCE})
 PIXEL_ELEMENTS: Final = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 _VIEWS: Final[Mapping[str, Callable[[Callable[[int, int], bytes], int, int], View]]] = {
@@ -49,8 +51,7 @@ _VIEWS: Final[Mapping[str, Callable[[Callable[[int, int], bytes], int, int], Vie
 _MAX_NATIVE_BYTES: Final = 0xFFFFFFFE  # a 32-bit length, and even (PS3.5 7.1.1)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Where the parts of the source lie: offsets in bytes from its start.
 
     `meta` are the elements of the File Meta Information; `data_set` is the offset of the first element after
@@ -63,8 +64,7 @@ class Layout:
     elements: Mapping[int, Element]
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True):
     """One source file, read and judged.
 
     `flaw` says in words why the Pixel Data gives no true picture; such an instance is never done, whatever an engine
@@ -85,7 +85,7 @@ class Instance:
     frame_bytes: int = 0
     native_bytes: int = 0
     memory_bytes: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     flaw: str = ""
     icon: "Icon | None" = None
 
@@ -101,8 +101,7 @@ class Instance:
         return bool(image and found and converts_colour(image, self.transfer_syntax_uid, found))
 
 
-@dataclass(frozen=True, slots=True)
-class Icon:
+class Icon(msgspec.Struct, frozen=True):
     """An encapsulated Icon Image: its own small `instance`, in the one item (offsets `start` to `end`, bytes) of
     the Icon Image Sequence."""
 
@@ -181,11 +180,13 @@ def _compressed(
     if icon is not None and icon.vr == b"UN":
         notes = (*notes, "the Icon Image Sequence is of VR UN: left as it is")
     if notes:
-        instance = replace(instance, notes=(*notes, *instance.notes))
+        instance = msgspec.structs.replace(instance, notes=(*notes, *instance.notes))
     decoded = _icon(source, uid, layout.elements)
     if decoded is None:
         return instance
-    return replace(instance, icon=decoded, memory_bytes=instance.memory_bytes + decoded.instance.memory_bytes)
+    return msgspec.structs.replace(
+        instance, icon=decoded, memory_bytes=instance.memory_bytes + decoded.instance.memory_bytes
+    )
 
 
 def _check_compressed(source: Source, uid: str, layout: Layout, pixel_data: Element) -> None:
@@ -295,15 +296,16 @@ def _elements(
     notes: tuple[str, ...] = ()
     try:
         for element in walk(source, offset, explicit=explicit):
-            used = element.tag >> 16 in (0x0028, 0x7FE0) or element.tag in _KEPT_TAGS
-            if element.vr and element.vr not in _VRS:
+            tag, vr = element.tag, element.vr
+            used = tag >> 16 in _KEPT_GROUPS or tag in _KEPT_TAGS
+            if vr and vr not in _VRS:
                 strange.append(element)
                 if used and not tolerant:
                     raise corrupt(_unknown_vr(element))
             if used:
-                if element.tag in kept:
-                    raise corrupt(f"{name(element.tag)} is there twice")
-                kept[element.tag] = element
+                if tag in kept:
+                    raise corrupt(f"{name(tag)} is there twice")
+                kept[tag] = element
             offset = element.end
         if offset < source.end:
             notes = (f"{source.end - offset} zeros follow the last element",)

@@ -6,7 +6,6 @@ rest together; of failed and noted paths the first `_MOST_NAMED` are named, all 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -24,8 +23,7 @@ _MOST_TRIALS: Final = 24
 OTHERS: Final = "others"
 
 
-@dataclass(slots=True)
-class Class:
+class Class(msgspec.Struct):
     """Files that have something in common."""
 
     files: int = 0

@@ -5,7 +5,8 @@ it has at most `MAX_ATTEMPTS` attempts.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dcmpool.engines import spared
 from dcmpool.model import RETRY, FailureKind, Outcome, Stage, Then
@@ -17,8 +18,7 @@ _MAX_INTERRUPTIONS = 2
 """How often a job may die with its run or by a signal from outside before it is run last and alone."""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One file of SOURCE in this run."""
 
     id: int
@@ -30,7 +30,7 @@ class Job:
     alone: bool = False
     put_off: bool = False
     transfer_syntax_uid: str = ""
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
     recorded: Recorded | None = None
     """In an audit: the result to be checked again. An attempt is then a look at it by another engine."""
 

@@ -2,8 +2,9 @@
 
 import re
 import struct
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from dcmpool.codestream import Codestream, Scan
 from dcmpool.dataset import corrupt
@@ -200,7 +201,7 @@ class _JpegWalk:
         if {index for scan in self.scans for index in scan.components} != set(range(len(self.ids))):
             raise corrupt("a component of the JPEG stream has no scan")
         colour = "RGB" if self.ids in _RGB_IDS else self.colour
-        return replace(
+        return msgspec.structs.replace(
             frame,
             length=self.position,
             colour=colour if frame.components == 3 else "",

@@ -4,8 +4,9 @@ STARTING -Ready-> IDLE -(Assign, Check)-> BUSY <-> WAITING (at the gate)
     any -> KILLING (SIGTERM, grace, SIGKILL) -> dead, or LOST if the kernel does not let go of it
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from dcmpool.engines import kin
 from dcmpool.jobs import Job
@@ -39,8 +40,7 @@ LEGAL: dict[Phase, tuple[type[Message], ...]] = {
 """Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""
 
 
-@dataclass(slots=True, eq=False)
-class Worker:
+class Worker(msgspec.Struct, eq=False):
     """One child. Times are of the run's clock, in seconds."""
 
     id: int

@@ -6,8 +6,9 @@ Nothing here can block.
 import contextlib
 import mmap
 import signal
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 OUT_OF_MEMORY = "out of memory"
 _SAID = (b"std::bad_alloc", b"Cannot allocate memory")
@@ -16,8 +17,7 @@ _STRIKE_SECONDS = 1.0
 """Victims of one strike of the killer are dead within this time."""
 
 
-@dataclass(frozen=True, slots=True)
-class KillerCount:
+class KillerCount(msgspec.Struct, frozen=True):
     """How often the kernel's out-of-memory killer has struck; None where the kernel does not tell.
 
     `cgroup` counts the victims in this process's own memory cgroup, which its children share: it tells more than

@@ -12,9 +12,9 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -36,12 +36,13 @@ IMPLEMENTATION_VERSION_NAME: Final = "DCMPOOL"
 _PIXEL_GROUP_LENGTH: Final = 0x7FE00000
 _OFFSET_TABLES: Final = (0x7FE00001, 0x7FE00002)
 _CHUNK_BYTES: Final = 1 << 20
+_GATHERED_BYTES: Final = 1 << 16
+_GATHERED_PARTS: Final = 64
 _FLUSH_BYTES: Final = 64 << 20
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """What was written: bytes of the file, bytes of native Pixel Data (without the pad that was added), and the
     xxh3-128 digest (hex) of the latter, or for a copy of the whole file; `icon_digest` is that of a decoded Icon
     Image. `bits_stored` is there when samples are wider than Bits Stored says, and it was changed."""
@@ -86,6 +87,7 @@ def write_native(fd: int, source: Source, instance: Instance, frames: Iterable[b
     digest = _write_frames(output, widths.watched(frames))
     output.write(bytes(instance.native_bytes % 2))
     output.write_all(_chunks(source, pixel_data.end, source.end))
+    output.flush()
     if widths.exceeded:  # known only now; nothing before these elements changes its length
         for tag, number in ((BITS_STORED, widths.bits), (HIGH_BIT, widths.bits - 1)):
             if tag in layout.elements and layout.elements[tag].length == 2:
@@ -133,6 +135,7 @@ def _write_recoded(output: "_Output", source: Source, layout: Layout) -> Written
     output.write_all(_chunks(source, layout.data_set, start))
     digest = _write_frames(output, _chunks(source, start, end))
     output.write_all(_chunks(source, end, source.end))
+    output.flush()
     return Written(output.size, end - start, digest)
 
 
@@ -152,6 +155,7 @@ def write_copy(fd: int, source: Source) -> Written:
         digest.update(part)
         if not shared:
             output.write(part)
+    output.flush()
     return Written(source.size, 0, digest.hexdigest())
 
 
@@ -164,26 +168,42 @@ def _share(fd: int, source: Source) -> bool:
 
 
 class _Output:
-    """The file being written; asks the kernel to write back every 64 MiB, so that dirty pages stay bounded."""
+    """The file being written, `size` bytes so far: small parts go to the kernel with the next large one, uncopied.
+
+    Asks the kernel to write back every 64 MiB, so that dirty pages stay bounded.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.size = 0
-        self._flushed = 0
+        self._parts: list[memoryview] = []
+        self._written = 0
+        self._synced = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
-        while rest:
-            written = os.write(self.fd, rest)
-            self.size += written
-            rest = rest[written:]
-        if self.size - self._flushed >= _FLUSH_BYTES:
+        if not data:
+            return
+        self._parts.append(memoryview(data))
+        self.size += len(data)
+        if self.size - self._written >= _GATHERED_BYTES or len(self._parts) == _GATHERED_PARTS:
+            self.flush()
+        if self._written - self._synced >= _FLUSH_BYTES:
             os.fdatasync(self.fd)
-            self._flushed = self.size
+            self._synced = self._written
 
     def write_all(self, parts: Iterable[bytes]) -> None:
         for part in parts:
             self.write(part)
+
+    def flush(self) -> None:
+        """Hand all to the kernel."""
+        while self._parts:
+            written = os.writev(self.fd, self._parts)
+            self._written += written
+            while self._parts and written >= len(self._parts[0]):
+                written -= len(self._parts.pop(0))
+            if written:
+                self._parts[0] = self._parts[0][written:]
 
 
 def _write_frames(output: _Output, frames: Iterable[bytes | memoryview]) -> str:

@@ -11,7 +11,6 @@ original stays, and dropped otherwise: nobody can tell which of two pictures is 
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from os.path import basename
 from zlib import crc32
 
@@ -29,15 +28,14 @@ _NOT_THE_PICTURES = (FailureKind.READ, FailureKind.CHANGED, FailureKind.WRITE, F
 """What keeps a second engine from judging, and no other engine would change: storage, not the picture."""
 
 
-@dataclass(slots=True, eq=False)
-class Unchecked:
+class Unchecked(msgspec.Struct, eq=False):
     """A result that waits for a second opinion, from another child than its maker and by another engine."""
 
     job: Job
     temp: bytes
     written: Written
     maker: int
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
     """Opinions that could not be had."""
 
     @property

@@ -57,13 +57,15 @@ def span(text: str) -> float:
 
 
 def limit(text: str) -> float:
-    """Return the seconds of a limit, a tenth or more."""
+    """Return the seconds of a limit, from a tenth to 11 days."""
     try:
         seconds = float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number of seconds") from None
     if not seconds >= 0.1:
         raise typer.BadParameter(f"{text!r}: at least 0.1 is needed")
+    if seconds > 1_000_000:
+        raise typer.BadParameter(f"{text!r}: at most 1000000 are possible")
     return seconds
 
 

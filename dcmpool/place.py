@@ -8,10 +8,11 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote
+
+import msgspec
 
 from dcmpool import _os
 from dcmpool.errors import UsageError
@@ -30,8 +31,7 @@ NETWORK: Final = NFS | SMB | _CLUSTER | _VIRTUAL | {f"fuse.{name}" for name in _
 _TABLES: Final = {"files", "intents", "begun", "runs"}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """The journal's file, and what the user should be told of it ("" if nothing)."""
 
     path: bytes

@@ -10,7 +10,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
+
+import msgspec
 
 from dcmpool import _os, ground, place
 from dcmpool.admission import admit, check_source
@@ -91,7 +92,7 @@ def plan(order: Open, send: Callable[[Message], None]) -> None:
         ground.lack(target.root, in_place=order.in_place, journal=found.path)
         notices = tuple(ground.check(target.root))
         if ground.ignores_case(target.state) and not order.in_place:
-            target = replace(target, spelling=ground.Spelling(target.root))
+            target = msgspec.structs.replace(target, spelling=ground.Spelling(target.root))
         before = _look_at_journal(found.path, target)
         journal = _journal(found, order, target)
         check_source(order, target, journal.directories())

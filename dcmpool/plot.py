@@ -4,7 +4,8 @@ Coordinates: x from 0 to 1000, the left to the right of the axis; y from 0, the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool.timeline import Interval, Timeline
 
@@ -12,8 +13,7 @@ WIDTH, HEIGHT = 1000.0, 100.0
 _KILO = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(msgspec.Struct, frozen=True):
     """One chart: paths of SVG by the class that styles them, and the labels of its y axis from the top down."""
 
     title: str

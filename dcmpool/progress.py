@@ -7,8 +7,9 @@ must not wait for either. The loop only leaves the latest snapshot here and neve
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from dcmpool import view
 from dcmpool.events import Snapshot
@@ -29,14 +30,13 @@ class Mode(StrEnum):
     OFF = "off"
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """The view of a run; `close` ends it. Everything else returns at once."""
 
     mode: Mode
     _latest: Snapshot | None = None
-    _notices: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _notices: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=1000))
+    _changed: threading.Condition = msgspec.field(default_factory=threading.Condition)
     _closed: bool = False
     _due: float = 0.0
     _thread: threading.Thread | None = None

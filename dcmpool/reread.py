@@ -50,12 +50,18 @@ class Reread:
 
     def read(self, offset: int, length: int) -> bytes:
         """Give up to `length` bytes from `offset`; fewer at the end of the file."""
-        start = offset - self._base
-        if start < 0 or start + length > len(self._window):
+        if not self._holds(offset, length):
             if length > _WINDOW_BYTES:
                 return os.pread(self._fd, length, offset)
-            self._window, self._base, start = os.pread(self._fd, _WINDOW_BYTES, offset), offset, 0
+            self._window, self._base = os.pread(self._fd, _WINDOW_BYTES, offset), offset
+        start = offset - self._base
         return self._window[start : start + length]
+
+    def _holds(self, offset: int, length: int) -> bool:
+        """Tell whether these bytes are in the window; a small file is read whole for it, and once."""
+        if not self._window and self.size <= _CHUNK_BYTES:
+            self._window = os.pread(self._fd, _CHUNK_BYTES, 0)
+        return self._base <= offset and min(offset + length, self.size) <= self._base + len(self._window)
 
     def elements(self, offset: int, end: int) -> Iterator[Part]:
         """Give the elements from `offset`, not those inside sequences; they must ascend and lead exactly to `end`.
@@ -69,35 +75,30 @@ class Reread:
         """
         last = -1
         while offset < end:
-            part = self._plain(offset)
-            if part is None:
-                if not any(self.read(offset, min(8, end - offset))):
-                    yield Part(PADDING, offset, offset, end - offset, end)
-                    return
-                part = self.element(offset, end)
+            window, base = self._window, self._base
+            at, stop = offset - base, len(window) - 8
+            while 0 <= at <= stop:  # nearly all elements are of these VRs, and worth a short way
+                group, number, vr, length = _HEAD.unpack_from(window, at)
+                tag, value = group << 16 | number, at + 8
+                if vr not in _TWO_BYTE_LENGTH or group == 0xFFFE or tag <= last or base + at >= end:
+                    break
+                yield Part(tag, base + at, base + value, length, base + value + length)
+                last, at = tag, value + length
+            offset = base + at
+            if offset >= end:
+                break
+            if not any(self.read(offset, min(8, end - offset))):
+                yield Part(PADDING, offset, offset, end - offset, end)
+                return
+            part = self.element(offset, end)
             if part.tag <= last:
                 raise Fault(FailureKind.VERIFY, f"element {part.tag:08X} at byte {offset} is out of order")
             last, offset = part.tag, part.end
             yield part
         demand(offset == end, "the last element does not end where the file does")
 
-    def _plain(self, offset: int) -> Part | None:
-        """Give the element at `offset` if it is one as nearly all are: of a VR with a 16-bit length, in the window."""
-        at = offset - self._base
-        if at < 0 or at + 8 > len(self._window):
-            self.read(offset, 8)
-            at = offset - self._base
-            if at + 8 > len(self._window):
-                return None
-        group, number, vr, length = _HEAD.unpack_from(self._window, at)
-        if vr not in _TWO_BYTE_LENGTH or group == 0xFFFE:
-            return None
-        return Part(group << 16 | number, offset, offset + 8, length, offset + 8 + length)
-
     def element(self, offset: int, limit: int) -> Part:
         """Give the element at `offset`; a sequence of undefined length must end before `limit`."""
-        if part := self._plain(offset):
-            return part
         tag, value, length = self._head(offset)
         if length == NO_LENGTH and tag not in (_ITEM, _ITEM_END, _SEQUENCE_END):
             return Part(tag, offset, value, length, self._past_sequence(value, limit))
@@ -123,6 +124,11 @@ class Reread:
 
     def digest(self, offset: int, length: int) -> str:
         """Give the xxh3-128 digest (hex) of `length` bytes from `offset`."""
+        if self._holds(offset, length):
+            start = offset - self._base
+            held = memoryview(self._window)[start : start + length]
+            demand(len(held) == length, "the file is shorter than it should be")
+            return xxhash.xxh3_128_hexdigest(held)
         digest, end = xxhash.xxh3_128(), offset + length
         while offset < end:
             data = os.pread(self._fd, min(_CHUNK_BYTES, end - offset), offset)

@@ -3,7 +3,6 @@
 import heapq
 import os
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -24,11 +23,10 @@ DEATHS = (FailureKind.TIMEOUT, FailureKind.CRASHED, FailureKind.MEMORY, FailureK
 """How an attempt ends that costs its child."""
 
 
-@dataclass(slots=True)
-class Listed:
+class Listed(msgspec.Struct):
     """The first entries of a list, and how many there are."""
 
-    entries: list[Any] = field(default_factory=list)
+    entries: list[Any] = msgspec.field(default_factory=list)
     count: int = 0
 
     def add(self, entry: Any) -> None:
@@ -64,16 +62,14 @@ class Diagnosis(msgspec.Struct, frozen=True):
     folder: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True):
     """A file over which children died, or had to be killed: each such attempt, and what was kept of it."""
 
     row: Row
     deaths: list[tuple[Attempt, Diagnosis | None]]
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder(msgspec.Struct):
     """A folder with failures."""
 
     path: bytes

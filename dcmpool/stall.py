@@ -1,6 +1,6 @@
 """Storage that does not answer: since when, whose it is, and what is said of it. Pure: the clock is an argument."""
 
-from dataclasses import dataclass
+import msgspec
 
 from dcmpool.config import Storage
 from dcmpool.model import Side
@@ -12,8 +12,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Something that only storage can bring on: since when, on whose storage (None: on either), for how many files."""
 
     since: float

@@ -1,7 +1,8 @@
 """What a run is to do: SOURCE, TARGET, and what the user said of them beside the settings."""
 
-from dataclasses import dataclass
 from subprocess import DEVNULL
+
+import msgspec
 
 from dcmpool import __version__
 from dcmpool.config import Config
@@ -9,8 +10,7 @@ from dcmpool.model import Purpose
 from dcmpool.protocol import Open
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """What a run is to do, beside its settings."""
 
     source: bytes

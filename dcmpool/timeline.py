@@ -6,7 +6,8 @@ has counts, and the times of its writes as a histogram.
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dcmpool.history import Span
 from dcmpool.journal import Row
@@ -16,14 +17,13 @@ _STEPS = 8
 """Classes of the histogram for each doubling: a quantile is known to 9 %."""
 
 
-@dataclass(slots=True)
-class Interval:
+class Interval(msgspec.Struct):
     """What ended in a part of the working time."""
 
     files: int = 0
     bytes: int = 0
     """Written."""
-    writes: Counter[int] = field(default_factory=Counter)
+    writes: Counter[int] = msgspec.field(default_factory=Counter)
 
     def quantile(self, share: float) -> float | None:
         """Return the seconds of a write that this share of them does not pass; None if nothing was written."""
@@ -36,8 +36,7 @@ class Interval:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """A run's part of the axis: from `at`, seconds of working time."""
 
     run: str

@@ -8,7 +8,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from dcmpool.model import STATE_DIRECTORY, FailureKind, stored_time
 from dcmpool.text import shown
@@ -21,8 +22,7 @@ _SPECIAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A regular file, by its path relative to SOURCE."""
 
     path: bytes
@@ -30,8 +30,7 @@ class File:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """A path that is no job: left out by design (no `kind`), or a failure to look at it."""
 
     path: bytes
@@ -39,8 +38,7 @@ class Note:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
+class _Directory(msgspec.Struct, frozen=True):
     """A directory to be walked: `ancestors` are (device, inode) of all above it and of itself."""
 
     path: bytes

@@ -211,11 +211,11 @@ def _survey(file: Reread, start: int, end: int, exempt: frozenset[int]) -> _Surv
     runs: list[tuple[int, int]] = []
     since = start
     for part in file.elements(start, end):
-        if part.tag in _OF_INTEREST:
+        if part.tag in _OF_INTEREST:  # as every exempt one is
             parts[part.tag] = part
-        if part.tag in exempt:
-            runs.append((since, part.start))
-            since = part.end
+            if part.tag in exempt:
+                runs.append((since, part.start))
+                since = part.end
     runs.append((since, end))
     return _Survey(start, end, exempt, parts, [(begin, stop) for begin, stop in runs if begin < stop])
 

@@ -285,7 +285,7 @@ def test_in_place_a_name_that_was_given_since_keeps_a_result_away(series: Place,
     assert series.files() == {"CT": "pixels", "second": "old"}
 
 
-class SlowBackup(Backup):
+class SlowBackup(Backup, frozen=True):
     """One that takes so long that the original is another file meanwhile."""
 
     def keep(self, path: bytes, mark: bytes) -> None:
@@ -298,7 +298,7 @@ def test_in_place_an_original_that_changes_while_it_is_kept_is_left_alone(series
     """There is a last look right before the rename."""
     series.put("CT", "old")
     kept = SlowBackup(os.fsencode(series.root / ".kept"), os.fsencode(series.root), durable=True)
-    target = dataclasses.replace(series.target, backup=kept)
+    target = msgspec.structs.replace(series.target, backup=kept)
     done, failures = target.commit([series.result("CT", "pixels")], own_journal)
     assert (done, [failure.kind for failure in failures]) == ([], [FailureKind.CHANGED])
     assert series.files() == {"CT": "another file"}

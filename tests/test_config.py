@@ -29,7 +29,7 @@ def wrong(**arguments: Any) -> str:
 
 def test_default_toml_is_the_built_in_defaults() -> None:
     """Every setting is spelled out there, with this very value and type, and no other."""
-    shipped = tomllib.loads(profiles()["default"])
+    shipped = tomllib.loads(profiles()["default"].read_text())
     assert shipped == SECTIONS
     types = {name: {key: type(value) for key, value in table.items()} for name, table in shipped.items()}
     assert types == {name: {key: type(value) for key, value in table.items()} for name, table in SECTIONS.items()}
@@ -38,7 +38,7 @@ def test_default_toml_is_the_built_in_defaults() -> None:
 
 def test_default_toml_explains_every_setting() -> None:
     """A comment stands before each."""
-    lines = profiles()["default"].splitlines()
+    lines = profiles()["default"].read_text().splitlines()
     for before, line in itertools.pairwise(lines):
         if "=" in line and not line.startswith("#"):
             assert before.startswith("# "), line
@@ -48,7 +48,7 @@ def test_default_toml_explains_every_setting() -> None:
 def test_every_shipped_profile_loads(name: str) -> None:
     """And changes what it says, and nothing else."""
     loaded = msgspec.to_builtins(load(profile=name))
-    said = tomllib.loads(profiles()[name])
+    said = tomllib.loads(profiles()[name].read_text())
     assert loaded == {section: values | said.get(section, {}) for section, values in SECTIONS.items()}
 
 

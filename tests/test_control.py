@@ -232,7 +232,7 @@ def test_a_status_names_the_engines_at_work(command: Command, record: Record) ->
         (["native", "pause"], "no run works on"),
         (["native", "workers"], "workers takes a number"),
         (["native", "pause", "3"], "pause takes no number"),
-        (["native", "workers", "0"], "greater than or equal to 1"),
+        (["native", "workers", "0"], "not in the range 1"),
         (["native", "fly"], "is not one of"),
         (["", "pause"], "a path is empty"),
     ],

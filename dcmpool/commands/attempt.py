@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from dcmpool import options
 from dcmpool.terminal import one_line
 
 
 def attempt(
     file: Annotated[Path, typer.Argument(help="One file.", metavar="FILE")],
     engine: Annotated[str, typer.Option(help="The engine to use.")] = "",
-    limit: Annotated[float, typer.Option(help="Seconds.", min=0.1, max=1_000_000)] = 20.0,
+    limit: Annotated[float, typer.Option(help="Seconds.", metavar="S", parser=options.limit)] = 20.0,
     memory: Annotated[int, typer.Option(help="MiB of address space.", min=256, max=1_000_000_000)] = 4096,
 ) -> None:
     """Make one attempt at one file, as a run does, and say what holds it up; nothing is kept.

@@ -3,9 +3,10 @@
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dcmpool import pathlist
 from dcmpool.config import load
@@ -111,8 +112,10 @@ def run(
                 "--backup, --hard-links and --yes-lossy are for --in-place: elsewhere no original is touched"
             )
         task = task_of(source, output, in_place=in_place, files_from=files_from, backup=backup)
-        task = replace(task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine))
-        task = replace(task, command=_command())
+        task = msgspec.structs.replace(
+            task, retry=_kind(retry_failed), journal=_absolute(journal), quarantine=_absolute(quarantine)
+        )
+        task = msgspec.structs.replace(task, command=_command())
         (rehearse if dry_run else supervise)(task, settings, events=events, as_json=as_json, quiet=quiet)
 
 

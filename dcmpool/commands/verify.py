@@ -9,6 +9,7 @@ from dcmpool.config import load
 from dcmpool.errors import UsageError
 from dcmpool.model import Purpose
 from dcmpool.options import AsJson, ConfigFile, Journal, Profile, Quiet, Workers
+from dcmpool.options import limit as seconds
 from dcmpool.task import Task
 from dcmpool.terminal import one_line, supervise
 
@@ -17,7 +18,7 @@ def verify(
     target: Annotated[str, typer.Argument(help="What an earlier run has written.", metavar="TARGET")],
     workers: Workers = None,
     limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Limit of one file. [from size and speed]", min=0.1)
+        float | None, typer.Option(metavar="S", parser=seconds, help="Limit of one file. [from size and speed]")
     ] = None,
     journal: Journal = None,
     profile: Profile = None,

@@ -5,9 +5,9 @@ codestream's precision allows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +20,7 @@ from dcmpool.instance import Instance
 _BLOCK_PIXELS: Final = 1 << 18  # colour is converted piece by piece, so that floats never hold a whole Frame
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """One Frame as a decoder gives it: little endian, `bits` a sample's container, `planar` as Planar Configuration;
     `converted` where lossy YBR is RGB already."""
 
