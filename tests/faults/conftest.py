@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.faults import FSNAME
 from tests.series import check_series, make_series
 
 ROOT = Path(__file__).parent.parent.parent
-FSNAME = "dcmpool-faults"
 
 
 def why_no_fuse() -> str:

@@ -29,9 +29,8 @@ from typing import Any
 import mfusepy
 
 from dcmpool import _os
+from tests.faults import CARELESS, FSNAME
 
-FSNAME = "dcmpool-faults"
-CARELESS = "careless"
 _READDIRPLUS = 0b11 << 13
 """FUSE_CAP_READDIRPLUS and FUSE_CAP_READDIRPLUS_AUTO (fuse_common.h)."""
 

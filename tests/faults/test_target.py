@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import CARELESS
 from tests.faults.conftest import Disk, Run, why_no_fuse
-from tests.faults.disk import CARELESS
 from tests.series import check_series
 
 
