@@ -1,8 +1,9 @@
 """A run whose children do nothing: what supervision itself costs. A process of its own, as the command is.
 
-    python -m benchmarks.noop SOURCE WORKERS
+    python -m benchmarks.noop SOURCE WORKERS TARGET
 
-The run is in place, so that nothing is written but the journal; durable as always. Prints what `Cost` holds.
+Nothing is written but the journal, durable as always: where TARGET is SOURCE each file is settled as one that needs
+nothing, which the next run knows; elsewhere it is skipped, as what is not DICOM. Prints what `Cost` holds.
 """
 
 import os
@@ -34,8 +35,9 @@ class Cost(msgspec.Struct):
     clerk_peak: int = 0
 
 
-def supervise(source: Path, workers: int) -> Cost:
+def supervise(source: Path, workers: int, *, in_place: bool = False) -> Cost:
     """Run no-op children over a folder, in a process of its own that is looked at while it runs."""
+    target = source if in_place else source.with_name(source.name + "-target")
     peaks = {"supervisor": 0, "clerk": 0}
 
     def look(processes: list[psutil.Process]) -> None:
@@ -43,19 +45,18 @@ def supervise(source: Path, workers: int) -> Cost:
         for name, found in (("supervisor", processes[:1]), ("clerk", clerks)):
             peaks[name] = max([peaks[name], *map(peak_of, found)])
 
-    command = [sys.executable, "-m", "benchmarks.noop", str(source), str(workers)]
+    command = [sys.executable, "-m", "benchmarks.noop", str(source), str(workers), str(target)]
     cost = msgspec.json.decode(watched(command, look, _LOOK_SECONDS), type=Cost)
     cost.supervisor_peak, cost.clerk_peak = peaks["supervisor"], peaks["clerk"]
     return cost
 
 
-def main(source: Path, workers: int) -> None:
+def main(source: Path, workers: int, target: Path) -> None:
     """Run, and print the cost."""
-    config = load(flags={"work": {"workers": workers}})
-    path = os.fsencode(source)
+    config = load(flags={"work": {"workers": workers, "others": "skip"}})
     before = resource.getrusage(resource.RUSAGE_SELF)
     begun = time.monotonic()
-    task = Task(path, path, in_place=True)
+    task = Task(os.fsencode(source), os.fsencode(target), in_place=source == target)
     report = Supervisor(task, config, Progress(Mode.OFF), worker_module="benchmarks.noop_worker").run()
     wall = time.monotonic() - begun
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -64,4 +65,4 @@ def main(source: Path, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

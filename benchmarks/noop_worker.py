@@ -9,7 +9,7 @@ from dcmpool.protocol import Left, Ready
 
 
 def serve_child(channel_fd: int, board: int) -> None:
-    """Answer every job at once: nothing to decompress, which settles it in place."""
+    """Answer every job at once: nothing to decompress, which settles it in place; elsewhere it is left out."""
     channel = Channel(channel_fd)
     channel.send(Ready())
     while (order := channel.receive()) is not None:
@@ -17,4 +17,13 @@ def serve_child(channel_fd: int, board: int) -> None:
             os.abort()
         status = os.stat(order.source)
         mtime_ns = stored_time(status.st_mtime_ns)
-        channel.send(Left(order.job, Outcome.COPIED, "", status.st_size, mtime_ns, "nothing to do"))
+        channel.send(
+            Left(
+                order.job,
+                Outcome.COPIED if order.in_place else Outcome.SKIPPED,
+                "",
+                status.st_size,
+                mtime_ns,
+                "nothing to do",
+            )
+        )

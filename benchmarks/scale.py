@@ -38,8 +38,8 @@ def bench_scale(folder: Path, results: Results, *, million: bool) -> None:
     section = "From a thousand files to many, with children that do nothing"
     for size in (*_SIZES, _MILLION) if million else _SIZES:
         files = _empty_files(folder / f"scale-{size}", "x", size)
-        first = supervise(files, 2)
-        again = supervise(files, 2)
+        first = supervise(files, 2, in_place=True)
+        again = supervise(files, 2, in_place=True)
         shutil.rmtree(files)
         if again.settled != size:
             raise RuntimeError(f"{again.settled} of {size} files were settled")

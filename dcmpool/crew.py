@@ -106,13 +106,25 @@ class Crew:
         self._failed_starts = 0
         worker.take(job, limit_seconds, now, temp=temp, unchecked=unchecked)
 
-    def rest(self, worker: Worker) -> Job:
-        """Take the job out of a child's hands and return it: its tokens come back, and it is idle."""
-        job = worker.job
+    def rest(self, worker: Worker, now: float) -> Job:
+        """Take the job out of a child's hands and return it: its tokens come back, and it is idle.
+
+        Where it was given an order ahead it is at that already, with the same tokens.
+        """
+        job, ahead = worker.job, worker.ahead
         assert job is not None  # noqa: S101 - `Worker.is_legal` holds it
-        self.gate.release(worker.id)
-        worker.rest()
+        if ahead is None:
+            self.gate.release(worker.id)
+            worker.rest()
+        else:
+            worker.ahead = None
+            worker.take(ahead.job, ahead.limit_seconds, now, temp=ahead.temp)
         return job
+
+    def take_back(self, worker: Worker) -> list[Job]:
+        """Take back the order that a child was given ahead, if there is one: it has not begun, and will not."""
+        ahead, worker.ahead = worker.ahead, None
+        return [] if ahead is None else [ahead.job]
 
     def long_attempt(self, worker: Worker) -> tuple[Begun, ...]:
         """Return, once, an attempt that has taken so long that the kernel was asked about it; not an audit's."""

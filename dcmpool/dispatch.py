@@ -1,6 +1,7 @@
 """Who does what next: jobs and checks for free children, with their limits and what the gate grants. Pure.
 
 free child + next job -> Assign | Check | Survey, with bytes and a writer's place if the gate has room
+busy child + small job -> Assign ahead, with what was granted to the job before
 Inspected (on the board) -> its limit          Wants -> the gate -> Grant
 """
 
@@ -11,8 +12,8 @@ from dcmpool.actions import Action, SendTo
 from dcmpool.config import MIB, Config
 from dcmpool.crew import Crew
 from dcmpool.inventory import Inventory
-from dcmpool.jobs import Job, Jobs
-from dcmpool.lifecycle import Phase, Worker
+from dcmpool.jobs import SMALL_BYTES, Job, Jobs
+from dcmpool.lifecycle import Ahead, Phase, Worker
 from dcmpool.limit import Limit
 from dcmpool.model import Outcome
 from dcmpool.opinions import Opinions, Unchecked
@@ -82,6 +83,25 @@ class Dispatcher:
             elif self._jobs.wants_fresh_child and worker.jobs_begun:
                 self._crew.retire(worker, now)
 
+    def send_ahead(self, workers: int) -> None:
+        """Give children that are at work their next order, so that none waits for it. In place each result counts.
+
+        Not where somebody waits at the gate, or has to become free for something else, or is about to come; nor the
+        last jobs, as many as there are `workers`: whoever is free first shall have them.
+        """
+        is_settled = self._crew.living <= workers and not self._crew.count(Phase.STARTING, Phase.KILLING)
+        if not is_settled or self._in_place or self._inventory or self._opinions or self._gate.waiting:
+            return
+        for worker in self._crew:
+            if not (worker.takes_ahead and worker.job and worker.job.size <= SMALL_BYTES):
+                continue
+            job = self._jobs.ahead(leave=workers)
+            if job is None:
+                return
+            temp = self._temp_name(worker, job)
+            worker.ahead = Ahead(job, temp, self._limit.seconds("", "", job.size))
+            self._emit(SendTo(worker.id, self._order(job, temp, self._grant_bytes, granted_writer=True, ahead=True)))
+
     def inspected(self, worker: Worker, message: Inspected) -> None:
         """Set the limit of a job, now that it is known what it is."""
         assert worker.job is not None  # noqa: S101 - `Worker.is_legal` holds it
@@ -93,6 +113,7 @@ class Dispatcher:
 
     def wants(self, worker: Worker, message: Wants, now: float) -> None:
         """Have a child wait at the gate, if only for a moment."""
+        self._jobs.give_back(self._crew.take_back(worker))
         worker.pause(message, now)
         if message.writer:
             self._gate.request_writer(worker.id, worker.result_bytes)
@@ -132,10 +153,17 @@ class Dispatcher:
         return len(self._opinions) + sum(worker.job is not None for worker in self._crew)
 
     def _assign(self, worker: Worker, job: Job, now: float) -> None:
-        temp = join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
+        temp = self._temp_name(worker, job)
         granted_bytes, granted_writer = self._gate.offer(worker.id, self._grant_bytes)
         self._crew.engage(worker, job, self._limit.seconds("", "", job.size), now, temp=temp)
-        order = Assign(
+        worker.has_grants = granted_writer
+        self._emit(SendTo(worker.id, self._order(job, temp, granted_bytes, granted_writer=granted_writer)))
+
+    def _temp_name(self, worker: Worker, job: Job) -> bytes:
+        return join(self._temp, f"{self._run}-{job.id}-{job.dispatched}-{worker.pid}".encode())
+
+    def _order(self, job: Job, temp: bytes, granted_bytes: int, *, granted_writer: bool, ahead: bool = False) -> Assign:
+        return Assign(
             job=job.id,
             attempt=job.dispatched,
             source=join(self._base, job.path),
@@ -150,8 +178,8 @@ class Dispatcher:
             granted_writer=granted_writer,
             split_links=self._config.work.hard_links == "split",
             may_round=self._opinions.keeps_originals or self._config.work.yes_lossy,
+            ahead=ahead,
         )
-        self._emit(SendTo(worker.id, order))
 
     def _assign_check(self, worker: Worker, unchecked: Unchecked, now: float) -> None:
         """Have a second engine look at a result; it gets the limit of an attempt."""

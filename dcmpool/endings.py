@@ -38,7 +38,7 @@ class Endings:
     def written(self, worker: Worker, message: Written, now: float) -> None:
         """A result is complete: commit it, or have it judged first."""
         temp = worker.temp
-        job = self._crew.rest(worker)
+        job = self._crew.rest(worker, now)
         job.transfer_syntax_uid = message.transfer_syntax_uid
         if self._opinions.doubts(job, message):
             self._opinions.add(Unchecked(job, temp, message, worker.id))
@@ -47,20 +47,20 @@ class Endings:
 
     def left(self, worker: Worker, message: Left, now: float) -> None:
         """There was nothing to write."""
-        self._ledger.end(self._jobs.left(self._crew.rest(worker), message), now)
+        self._ledger.end(self._jobs.left(self._crew.rest(worker, now), message), now)
 
     def checked(self, worker: Worker, message: Checked, now: float) -> None:
         """A result is confirmed: by a second engine, or in an audit by what there is to hold it against."""
         unchecked = worker.unchecked
-        job = self._crew.rest(worker)
+        job = self._crew.rest(worker, now)
         if unchecked is not None:
             self._opinions.confirmed(unchecked, message.engine, now)
         else:
             self._stands(job, message.note, now, confirmed=bool(message.engine))
 
-    def surveyed(self, worker: Worker, message: Surveyed, inventory: Inventory) -> None:
+    def surveyed(self, worker: Worker, message: Surveyed, inventory: Inventory, now: float) -> None:
         """A header was read: that is all there is to be done."""
-        job = self._crew.rest(worker)
+        job = self._crew.rest(worker, now)
         tried = next((f"{a.engine or a.stage}: {a.kind}: {a.reason}" for a in job.attempts), "")
         note = f"a trial failed; a run makes further attempts: {tried}" if tried else ""
         inventory.surveyed(job.path, job.size, message, note)
@@ -68,9 +68,10 @@ class Endings:
 
     def failed(self, worker: Worker, message: Failed, now: float) -> None:
         """An attempt ended with words; where foreign code ran on the content, its child is not used again."""
+        self._jobs.give_back(self._crew.take_back(worker))
         worker.engine, worker.stage = message.engine, message.stage
         self._conclude(worker, message.kind, message.reason, now, exhausted=message.exhausted)
-        self._crew.rest(worker)
+        self._crew.rest(worker, now)
         if RETRY[message.kind].retire and not message.exhausted:
             self._crew.retire(worker, now)
 
@@ -81,6 +82,7 @@ class Endings:
 
         `out_of_memory` says how that is known, if it is what the child died of.
         """
+        self._jobs.give_back(self._crew.take_back(worker))
         if worker.from_outside:
             self._interrupted(worker, FailureKind.TIMEOUT, worker.reason, now)
         elif worker.cause is not None:
@@ -100,6 +102,7 @@ class Endings:
 
     def lost(self, worker: Worker, now: float) -> None:
         """A child survives SIGKILL: it sits in the kernel, keeps its tokens, and its job is out of reach."""
+        self._jobs.give_back(self._crew.take_back(worker))
         if worker.job is not None and worker.cause is not None:
             reason = f"{worker.reason}; the worker cannot be killed: it hangs in the kernel"
             self._conclude(worker, FailureKind.LOST, reason, now)

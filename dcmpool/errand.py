@@ -38,19 +38,37 @@ UID_CHARACTERS = 64
 
 
 class Channel:
-    """The worker's end of its private socket: blocking, since a worker has nothing else to do."""
+    """The worker's end of its private socket: blocking, since a worker has nothing else to do.
+
+    An order that was sent ahead is passed over once it is taken back, which both ends know without a word: the child
+    has asked for something, or failed, since it got the order before.
+    """
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._reader = TO_WORKER.reader()
         self._messages: list[Any] = []
+        self._takes_next = False
+        """Whether an order that was sent ahead stands."""
 
     def send(self, message: Message) -> None:
         """Send one message."""
+        if isinstance(message, Wants | Failed):
+            self._takes_next = False
         self._socket.sendall(FROM_WORKER.encode(message))
 
     def receive(self) -> Any:
         """Return the next message, or None when the supervisor has closed its end."""
+        while (message := self._next()) is not None:
+            is_ahead = isinstance(message, Assign) and message.ahead
+            if is_ahead and not self._takes_next:
+                continue
+            if not isinstance(message, Grant):
+                self._takes_next = True
+            return message
+        return None
+
+    def _next(self) -> Any:
         while not self._messages:
             data = self._socket.recv(65536)
             if not data:

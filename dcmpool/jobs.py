@@ -14,6 +14,8 @@ from dcmpool.protocol import Attempt, Ending, Item, Left, Recorded
 
 MAX_ATTEMPTS = 8
 """More than any Transfer Syntax has engines."""
+SMALL_BYTES = 1 << 20
+"""A source up to this size is done in a moment, so that nothing waits long behind it, Ctrl-C neither."""
 _MAX_INTERRUPTIONS = 2
 """How often a job may die with its run or by a signal from outside before it is run last and alone."""
 
@@ -124,6 +126,20 @@ class Jobs:
         if job:
             job.dispatched += 1
         return job
+
+    def ahead(self, leave: int) -> Job | None:
+        """Return a job for a child that is not free yet, a small one of which nothing is known; `leave` so many."""
+        if len(self._ready) <= leave or self._fresh:
+            return None
+        job = self._ready[0]
+        if job.dispatched or job.interruptions or job.recorded or job.size > SMALL_BYTES:
+            return None
+        job.dispatched += 1
+        return self._ready.popleft()
+
+    def give_back(self, jobs: list[Job]) -> None:
+        """Queue jobs again that no child has begun: they are the next ones."""
+        self._ready.extendleft(jobs)
 
     def interrupted(self, job: Job, attempt: Attempt) -> Ending | None:
         """Take note that something from outside ended an attempt: no blame, unless it happens to this job alone."""

@@ -40,6 +40,14 @@ LEGAL: dict[Phase, tuple[type[Message], ...]] = {
 """Which messages a child may send in which phase. In KILLING and LOST nobody listens any more."""
 
 
+class Ahead(msgspec.Struct, frozen=True):
+    """An order that a child has while it is at another: it begins when that has ended well."""
+
+    job: Job
+    temp: bytes
+    limit_seconds: float
+
+
 class Worker(msgspec.Struct, eq=False):
     """One child. Times are of the run's clock, in seconds."""
 
@@ -52,6 +60,9 @@ class Worker(msgspec.Struct, eq=False):
     unchecked: Unchecked | None = None
     """What it is to check; then it makes no result."""
     temp: bytes = b""
+    has_grants: bool = False
+    """Whether bytes and a writer's place came with the order: then they pass to the one that follows."""
+    ahead: Ahead | None = None
     engine: str = ""
     shown: Inspected | None = None
     """What is known of the job under way."""
@@ -84,6 +95,11 @@ class Worker(msgspec.Struct, eq=False):
     def is_free(self) -> bool:
         """Whether it can be given a job: it waits for one, is known to exist, and its channel is open."""
         return self.phase is Phase.IDLE and bool(self.pid) and not self.hung_up
+
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether it can be given an order for afterwards: it makes a result, and need not ask for anything."""
+        return self.phase is Phase.BUSY and self.has_grants and self.ahead is None and not self.hung_up
 
     @property
     def is_ending(self) -> bool:
@@ -141,6 +157,7 @@ class Worker(msgspec.Struct, eq=False):
     def pause(self, wants: Wants, now: float) -> None:
         """Begin to wait at the gate: the limit stands still."""
         self.phase = Phase.WAITING
+        self.has_grants = False
         self.look_at = None
         self.asked_bytes = True
         self.asked_writer = wants.writer
@@ -188,6 +205,7 @@ class Worker(msgspec.Struct, eq=False):
         self.phase = Phase.IDLE
         self.job = self.unchecked = None
         self.temp = b""
+        self.has_grants = False
         self.deadline = self.look_at = self.stalled_since = None
 
     def end_by(self, deadline: float) -> None:

@@ -240,6 +240,7 @@ class Pool:
                 self._launch_missing(now)
         if self.state == "running":  # which the launch of one child too many ends
             self._dispatcher.dispatch(now, self._wanted - len(self.ledger.committing))
+            self._dispatcher.send_ahead(self._wanted)
         if not self.draining:
             self.ledger.pay_credit()
         elif not was_draining:
@@ -290,7 +291,7 @@ class Pool:
                 self._endings.checked(worker, message, now)
             case Surveyed():
                 assert self.inventory is not None  # noqa: S101 - `Dispatcher.may_end_so` holds it
-                self._endings.surveyed(worker, message, self.inventory)
+                self._endings.surveyed(worker, message, self.inventory, now)
             case Failed():
                 self._endings.failed(worker, message, now)
 
@@ -326,7 +327,8 @@ class Pool:
         `out_of_memory` says how that is known, if it is what the child died of.
         """
         worker = self.crew.bury(number)
-        self.ledger.discard(scratch_name(self.run, number), *([basename(worker.temp)] if worker.temp else []))
+        temps = [worker.temp, worker.ahead.temp if worker.ahead else b""]
+        self.ledger.discard(scratch_name(self.run, number), *(basename(temp) for temp in temps if temp))
         if worker.job is not None:
             self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):

@@ -76,6 +76,9 @@ class Assign(Message, frozen=True):
     """In place: whether one name of several that the file has may be replaced."""
     may_round: bool = True
     """Whether a result may be made whose colour had to be rounded: not where the original will be gone."""
+    ahead: bool = False
+    """Whether it is sent while the child is at its last order. It is taken back as soon as that order asks for
+    anything or fails; else it is begun when that order has ended, with what was granted to it."""
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -43,7 +43,9 @@ CODES = st.sampled_from([0, 1, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM
 KINDS = st.sampled_from(list(FailureKind))
 OUTCOMES = st.sampled_from(list(Outcome))
 ENGINES = st.sampled_from(["gdcm", "gdcmconv", "pylibjpeg", ""])
-FILES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "there is a file"])), min_size=0, max_size=7)
+FILES = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "there is a file"])), min_size=0, max_size=14
+)
 SIZES = st.sampled_from([0, 2 * MIB, 32 * MIB])
 HOW = st.sampled_from(["structure", "second", "second", "sample=50%"])
 PICK = st.integers(0, 7)
@@ -72,50 +74,10 @@ def messages(draw: st.DrawFn, jobs: st.SearchStrategy[int]) -> Message:
     return message
 
 
-class PoolMachine(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine):
     """Everything that children, clerk, fork server, storage and the user can do, in any order."""
 
     world: World
-
-    @initialize(
-        files=FILES,
-        workers=st.integers(1, 3),
-        max_writers=st.integers(1, 2),
-        others=st.sampled_from(["copy", "skip"]),
-        verify=HOW,
-        in_place=st.booleans(),
-        keeps_originals=st.booleans(),
-        rate=st.sampled_from([0, 0, MIB]),
-        window=st.sampled_from(["", WINDOW]),
-        duration=st.sampled_from([0.0, 0.0, 0.0, 24.0]),
-        rounds=st.integers(0, 4),
-    )
-    def begin(
-        self,
-        files: list[tuple[int, str]],
-        workers: int,
-        max_writers: int,
-        others: str,
-        verify: str,
-        in_place: bool,
-        keeps_originals: bool,
-        rate: int,
-        window: str,
-        duration: float,
-        rounds: int,
-    ) -> None:
-        found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
-        limits = config(
-            workers=workers,
-            max_writers=max_writers,
-            others=others,
-            verify=verify,
-            rate=rate,
-            schedule=Schedule(window=window, max_duration_seconds=duration),
-        )
-        self.world = World(found, limits, in_place=in_place, keeps_originals=keeps_originals or not in_place)
-        for _ in range(rounds):
-            self.world.behave_once()
 
     def teardown(self) -> None:
         if hasattr(self, "world") and not self.world.broken:
@@ -332,6 +294,62 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.kill_forkserver()
 
 
+class PoolMachine(Machine):
+    """Runs with all kinds of settings, from their beginning on."""
+
+    @initialize(
+        files=FILES,
+        workers=st.integers(1, 3),
+        max_writers=st.integers(1, 2),
+        others=st.sampled_from(["copy", "skip"]),
+        verify=HOW,
+        in_place=st.booleans(),
+        keeps_originals=st.booleans(),
+        rate=st.sampled_from([0, 0, MIB]),
+        window=st.sampled_from(["", WINDOW]),
+        duration=st.sampled_from([0.0, 0.0, 0.0, 24.0]),
+        rounds=st.integers(0, 4),
+    )
+    def begin(
+        self,
+        files: list[tuple[int, str]],
+        workers: int,
+        max_writers: int,
+        others: str,
+        verify: str,
+        in_place: bool,
+        keeps_originals: bool,
+        rate: int,
+        window: str,
+        duration: float,
+        rounds: int,
+    ) -> None:
+        found = [Item(b"CT%d" % n, 100, 1, interrupted, exists) for n, (interrupted, exists) in enumerate(files)]
+        limits = config(
+            workers=workers,
+            max_writers=max_writers,
+            others=others,
+            verify=verify,
+            rate=rate,
+            schedule=Schedule(window=window, max_duration_seconds=duration),
+        )
+        self.world = World(found, limits, in_place=in_place, keeps_originals=keeps_originals or not in_place)
+        for _ in range(rounds):
+            self.world.behave_once()
+
+
+class BusyMachine(Machine):
+    """Runs that are in full swing, with orders sent ahead."""
+
+    @initialize(
+        workers=st.integers(1, 3), verify=st.sampled_from(["structure", "sample=50%"]), rounds=st.integers(0, 2)
+    )
+    def begin(self, workers: int, verify: str, rounds: int) -> None:
+        self.world = in_full_swing(workers=workers, verify=verify)
+        for _ in range(rounds):
+            self.world.behave_once()
+
+
 class StoppingMachine(PoolMachine):
     """The same, with what ends a run before its work is done."""
 
@@ -352,12 +370,14 @@ class StoppingMachine(PoolMachine):
 
 _SETTINGS = settings(
     deadline=None,
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestPool = PoolMachine.TestCase
 TestPool.settings = _SETTINGS
+TestBusyPool = BusyMachine.TestCase
+TestBusyPool.settings = _SETTINGS
 TestStoppedPool = StoppingMachine.TestCase
 TestStoppedPool.settings = _SETTINGS
 
@@ -383,6 +403,13 @@ def make_ready(world: World) -> None:
             world.say(child, Ready())
 
 
+def in_full_swing(**settings: Any) -> World:
+    """Return a world in which all children are at work and have their next order, and more files wait."""
+    world = started(24, scan_ahead=24, **{"max_writers": 4, "inflight": 8} | settings)
+    assert all(child.ahead for child in world.children.values())
+    return world
+
+
 def busy(world: World) -> list[SimChild]:
     """Return the children that have a job."""
     return [child for child in world.children.values() if child.order]
@@ -392,6 +419,12 @@ def order(child: SimChild) -> Assign:
     """Return the job of a child."""
     assert isinstance(child.order, Assign)
     return child.order
+
+
+def ahead(child: SimChild) -> Assign:
+    """Return the job that a child has for afterwards."""
+    assert child.ahead is not None
+    return child.ahead
 
 
 def check(child: SimChild) -> Check:
@@ -726,6 +759,113 @@ def test_an_interrupt_lets_files_under_way_end_and_begins_no_other() -> None:
     world.behave()
     assert world.pool.exit_code == 130
     assert world.tally.ended == 2
+
+
+def test_a_child_has_its_next_file_before_it_ends_this_one() -> None:
+    """It begins that at once, with the tokens that it has; and is given another."""
+    world = in_full_swing()
+    (child, other) = busy(world)
+    job, following = order(child).job, ahead(child).job
+    world.say(child, written(job))
+    assert order(child).job == following
+    assert ahead(child).job not in (job, following, order(other).job, ahead(other).job)
+    assert world.pool.gate.writers_held == 2
+    world.behave()
+
+
+@pytest.mark.parametrize("how", ["asks for bytes", "asks to write", "fails", "crashes", "hangs", "lies", "is lost"])
+def test_a_file_that_was_given_ahead_comes_back_if_the_one_before_does_not_end_well(how: str) -> None:
+    """Nothing is held against it: nobody has begun it."""
+    world = in_full_swing(workers=1)
+    (child,) = busy(world)
+    job, number = order(child).job, ahead(child).job
+    (given,) = [w.ahead.job for w in world.pool.crew if w.ahead]
+    match how:
+        case "asks for bytes":
+            world.say(child, Wants(job, bytes=3 * MIB))
+        case "asks to write":
+            world.say(child, Wants(job, writer=True))
+        case "fails":
+            world.say(child, Failed(job, FailureKind.READ, "no", Stage.INSPECT, ""))
+        case "crashes":
+            world.die(child, -signal.SIGSEGV)
+        case "hangs":
+            world.advance(8.5)
+        case "lies":
+            world.say(child, written(number))
+        case _:
+            child.unkillable = True
+            world.advance(8.5 + 4.0)
+    make_ready(world)
+    listening = [child for child in world.children.values() if not child.doomed]
+    assert not any(child.ahead and child.ahead.job == number for child in listening)
+    assert (given.id, given.attempts, given.interruptions) == (number, [], 0)
+    held = [child.order.job for child in listening if child.order]
+    assert held in ([number], [job])
+    world.behave()
+
+
+def test_no_file_is_given_ahead_to_a_child_that_cannot_begin_it_without_asking() -> None:
+    """It has asked for something already, or closed its channel; or another waits for what it would go on to hold."""
+    world = in_full_swing()
+    (child, other) = busy(world)
+    world.say(child, Wants(order(child).job, bytes=3 * MIB))
+    world.say(other, written(order(other).job))
+    world.say(other, written(order(other).job))
+    assert (child.ahead, ahead(other).job) == (None, 5)
+    world.control(Command.PAUSE)
+    world.say(other, written(order(other).job))
+    world.hang_up(other)
+    world.control(Command.RESUME)
+    assert other.ahead is None
+    world.behave()
+    world = started(24, scan_ahead=24, max_writers=1, inflight=8)
+    (child, other) = busy(world)
+    following = ahead(child).job
+    world.say(other, Wants(order(other).job, writer=True))
+    world.say(child, written(order(child).job))
+    assert (order(child).job, child.ahead, other.writer) == (following, None, False)
+    world.say(child, written(following))
+    assert other.writer
+    world.behave()
+
+
+def test_in_place_no_file_is_given_ahead() -> None:
+    """Each result stands beside its original, on a disk that may be all but full."""
+    world = World(items(24), config(scan_ahead=24, max_writers=4, inflight=8), in_place=True)
+    world.handle(1)
+    world.look(24)
+    world.find()
+    make_ready(world)
+    assert [child.ahead for child in busy(world)] == [None, None]
+    world.behave()
+
+
+def test_what_was_given_ahead_is_done_when_a_run_is_to_end_or_to_rest() -> None:
+    """It counts as under way: it is small. No other is given."""
+    for command in (Command.PAUSE, Command.DRAIN):
+        world = in_full_swing()
+        world.control(command)
+        numbers = [(order(child).job, ahead(child).job) for child in busy(world)]
+        for child, (job, following) in zip(busy(world), numbers, strict=True):
+            world.say(child, written(job))
+            assert (order(child).job, child.ahead) == (following, None)
+            world.say(child, written(following))
+        assert not busy(world)
+        world.behave()
+
+
+@pytest.mark.parametrize(("count", "size", "given"), [(4, 1, 0), (5, 1, 1), (6, 1, 2), (12, 2 * MIB, 0)])
+def test_no_file_is_given_ahead_that_another_child_may_be_free_for(count: int, size: int, given: int) -> None:
+    """Not the last ones, as many as there are children; nor what may take long."""
+    found = [Item(b"CT%d" % number, size, 1) for number in range(count)]
+    world = World(found, config(scan_ahead=24, max_writers=4, inflight=8))
+    world.handle(1)
+    world.look(count)
+    world.find()
+    make_ready(world)
+    assert sum(child.ahead is not None for child in busy(world)) == given
+    world.behave()
 
 
 def test_after_foreign_code_failed_the_file_goes_to_a_fresh_child() -> None:

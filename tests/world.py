@@ -49,7 +49,7 @@ from dcmpool.protocol import (
 
 STATUS_SECONDS = 1.0
 """How long the supervisor waits for the exit status of a child that is proved dead."""
-MAX_DISPATCHES = MAX_ATTEMPTS + 2
+MAX_DISPATCHES = MAX_ATTEMPTS + 3
 """Attempts, and two interruptions that do not count."""
 MAX_REASONS = MAX_ATTEMPTS + MAX_OPINIONS + 1
 """What an ending may list: attempts, of which the last had a result, opinions not had, and that it is not confirmed."""
@@ -68,11 +68,13 @@ def config(
     others: str = "copy",
     verify: str = "structure",
     rate: int = 0,
+    scan_ahead: int = 4,
+    inflight: int = 4,
     schedule: Schedule = Schedule(),  # noqa: B008 - it is frozen
 ) -> Config:
     """Return settings in binary fractions of seconds, so that the simulated clock meets deadlines exactly."""
     return Config(
-        work=Work(workers=workers, scan_ahead=4, others="skip" if others == "skip" else "copy", verify=verify),
+        work=Work(workers=workers, scan_ahead=scan_ahead, others="skip" if others == "skip" else "copy", verify=verify),
         limits=Limits(
             floor_seconds=8.0,
             slowest_mib_per_second=1.0,
@@ -82,7 +84,7 @@ def config(
             lost_seconds=4.0,
             max_lost=max_lost,
         ),
-        gate=Gate(max_writers=max_writers, max_inflight_mib=4, grant_mib=2, bytes_per_second=rate),
+        gate=Gate(max_writers=max_writers, max_inflight_mib=inflight, grant_mib=2, bytes_per_second=rate),
         schedule=schedule,
         storage=Storage(stall_seconds=8.0, give_up_seconds=64.0),
     )
@@ -101,6 +103,8 @@ class SimChild:
     ignores_term: bool = False
     unkillable: bool = False
     order: Assign | Check | None = None
+    ahead: Assign | None = None
+    """What it has to do afterwards."""
     wants: Wants | None = None
     asked: set[bool] = field(default_factory=set)
     """What it asked for since its order: bytes (False), the writer's place (True)."""
@@ -364,7 +368,18 @@ class World:
     def _deliver(self, child: SimChild, message: Message) -> None:
         assert not child.doomed, f"{message} to a child that is being killed"
         match message:
+            case Assign(ahead=True):
+                assert isinstance(child.order, Assign), "an order ahead of nothing"
+                assert child.ahead is None, "two orders ahead"
+                assert not child.asked, "an order ahead, which the child passes over"
+                assert (child.bytes, child.writer) == (message.granted_bytes, message.granted_writer), "other tokens"
+                assert not any(c.wants and c.listening and not c.doomed for c in self.children.values()), "overtaken"
+                assert not self.pool.opinions, "a result waits for a child that is free"
+                assert not self.in_place, "more results than children beside the originals"
+                self._check_order(child, message)
+                child.ahead = message
             case Assign() | Check():
+                assert child.order is None, "two jobs at once"
                 self._check_order(child, message)
                 child.order = message
                 child.asked.clear()
@@ -384,7 +399,6 @@ class World:
 
     def _check_order(self, child: SimChild, order: Assign | Check) -> None:
         assert child.ready
-        assert child.order is None, "two jobs at once"
         assert child.listening, "a job for a child that closed its channel"
         assert child.pid, "a job for a child that is not known to exist"
         assert not self.pool.draining, "a new job while draining"
@@ -392,7 +406,8 @@ class World:
         if self.settings.schedule.window:
             assert not CLOSED[0] <= self.wall.time() < CLOSED[1], "a new job outside of the window"
         assert not (self.notices and "no new file is begun" in self.notices[-1]), "a new job while storage stalls"
-        holders = [c for c in self.children.values() if c.order and c.order.job == order.job and not self._is_lost(c)]
+        held = [(c, o) for c in self.children.values() for o in (c.order, c.ahead) if o and not self._is_lost(c)]
+        holders = [c for c, held_order in held if held_order.job == order.job]
         assert not holders, "one job, two children"
         assert order.job not in self.settled_jobs, "a job after its end"
         if isinstance(order, Check):
@@ -444,6 +459,7 @@ class World:
                 child.ready = True
             case Wants():
                 child.wants = message
+                child.ahead = None
                 child.asked.add(message.writer)
                 if message.writer:
                     child.writer = False
@@ -454,8 +470,10 @@ class World:
                     self._opinion(child.order.result, message)
                 elif isinstance(child.order, Assign) and isinstance(message, Written):
                     self._made(child, child.order, message)
-                child.order = None
-                child.drop_tokens()
+                child.order, child.ahead = None if isinstance(message, Failed) else child.ahead, None
+                child.asked.clear()
+                if child.order is None:
+                    child.drop_tokens()
             case _:
                 pass
 
