@@ -1,6 +1,7 @@
 """What a child shows of its job while it works: a page of memory that the supervisor may read at any time.
 
     byte 0: the stage | bytes 1 and 2: the length of what follows, 0 for nothing | `Inspected`, once the header is read
+    the last 8 bytes: the number of the job that it has begun last
 
 It can be read whatever the child is stuck in, and when it is dead. Nobody is woken by what is shown: the supervisor
 looks when it has a reason to, and that of most jobs it never has.
@@ -15,6 +16,7 @@ from dcmpool.model import Stage
 from dcmpool.protocol import ON_BOARD, Inspected, ProtocolError
 
 _BYTES: Final = 1024
+_BEGUN: Final = _BYTES - 8
 _STAGES: Final = tuple(Stage)
 
 
@@ -24,9 +26,10 @@ class Board:
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, _BYTES)
 
-    def clear(self) -> None:
-        """Show nothing of the last job any more."""
-        self._page[1:3] = bytes(2)
+    def begin(self, job: int) -> None:
+        """Show that this job has begun, and nothing of the last one any more."""
+        self._clear()
+        self._page[_BEGUN:] = job.to_bytes(_BYTES - _BEGUN, "big")
 
     def enter(self, stage: Stage) -> None:
         """Show what is being done."""
@@ -35,9 +38,12 @@ class Board:
     def show(self, inspected: Inspected) -> None:
         """Show what the header says."""
         body = ON_BOARD.pack(inspected)
-        self.clear()
+        self._clear()
         self._page[3 : 3 + len(body)] = body
         self._page[1:3] = len(body).to_bytes(2, "big")  # last, so that half of it is never taken for the whole
+
+    def _clear(self) -> None:
+        self._page[1:3] = bytes(2)
 
 
 def new_board() -> int:
@@ -49,6 +55,11 @@ def stage_on(fd: int) -> Stage:
     """Return the stage that a board shows, INSPECT if it shows none."""
     index = os.pread(fd, 1, 0)[0]
     return _STAGES[index] if index < len(_STAGES) else Stage.INSPECT
+
+
+def has_begun(fd: int, job: int) -> bool:
+    """Whether this is the job that the child has begun last."""
+    return int.from_bytes(os.pread(fd, _BYTES - _BEGUN, _BEGUN), "big") == job
 
 
 def inspected_on(fd: int, job: int) -> Inspected | None:

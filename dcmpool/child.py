@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from dcmpool import _os
-from dcmpool.board import inspected_on, new_board, stage_on
+from dcmpool.board import has_begun, inspected_on, new_board, stage_on
 from dcmpool.diagnose import Evidence
 from dcmpool.helper import Helper
 from dcmpool.model import Stage
@@ -85,6 +85,10 @@ class Child:
         except ConnectionResetError:
             return [], True
         return self._reader.feed(data), not data
+
+    def has_begun(self, job: int) -> bool:
+        """Whether it has begun this job, as its board says."""
+        return has_begun(self.board, job)
 
     @property
     def stage(self) -> Stage:

@@ -252,6 +252,9 @@ class Children:
     def _died(self, number: int, code: int | None, now: float) -> None:
         child, worker = self._children[number], self._pool.crew[number]
         ours = worker.cause is not None or worker.killed
+        if worker.was_ahead and not ours and worker.job and not child.has_begun(worker.job.id):
+            self._pool.died_between(number)
+            return
         out_of_memory = "" if ours else self._killer.had(code, _os.read_bytes(child.output), now)
         if not worker.is_retired:
             kind = worker.cause or (FailureKind.MEMORY if out_of_memory else FailureKind.CRASHED)

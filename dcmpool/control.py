@@ -59,13 +59,13 @@ def _obey(request: Request, pool: Pool) -> str:
     match request.command:
         case Command.PAUSE:
             pool.brakes.is_paused = True
-            return "paused: those files that are under way end, and no other is begun"
+            return "paused: the files that workers have end, and no other is given out"
         case Command.RESUME:
             pool.brakes.is_paused = False
             return "resumed" if pool.state != "closed" else "resumed, but it is outside of the window"
         case Command.DRAIN:
             pool.drain("drained")
-            return "the files under way end, then the run; the same command resumes it"
+            return "the files that workers have end, then the run; the same command resumes it"
         case Command.WORKERS:
             pool.employ(request.value or 1)
             return f"{request.value} workers"

@@ -118,13 +118,16 @@ class Crew:
             worker.rest()
         else:
             worker.ahead = None
-            worker.take(ahead.job, ahead.limit_seconds, now, temp=ahead.temp)
+            worker.take(ahead.job, ahead.limit_seconds, now, temp=ahead.temp, was_ahead=True)
         return job
 
     def take_back(self, worker: Worker) -> list[Job]:
         """Take back the order that a child was given ahead, if there is one: it has not begun, and will not."""
         ahead, worker.ahead = worker.ahead, None
-        return [] if ahead is None else [ahead.job]
+        if ahead is None:
+            return []
+        worker.stale_temp = ahead.temp
+        return [ahead.job]
 
     def long_attempt(self, worker: Worker) -> tuple[Begun, ...]:
         """Return, once, an attempt that has taken so long that the kernel was asked about it; not an audit's."""

@@ -86,11 +86,12 @@ class Dispatcher:
     def send_ahead(self, workers: int) -> None:
         """Give children that are at work their next order, so that none waits for it. In place each result counts.
 
-        Not where somebody waits at the gate, or has to become free for something else, or is about to come; nor the
-        last jobs, as many as there are `workers`: whoever is free first shall have them.
+        Not where the gate has narrowed or somebody waits at it, nor where a child has to become free for something else
+        or is about to come; nor the last jobs, as many as there are `workers`: whoever is free first shall have them.
         """
         is_settled = self._crew.living <= workers and not self._crew.count(Phase.STARTING, Phase.KILLING)
-        if not is_settled or self._in_place or self._inventory or self._opinions or self._gate.waiting:
+        is_open = not self._gate.waiting and self._gate.writers_held <= self._gate.open_to
+        if not (is_settled and is_open) or self._in_place or self._inventory or self._opinions:
             return
         for worker in self._crew:
             if not (worker.takes_ahead and worker.job and worker.job.size <= SMALL_BYTES):

@@ -70,7 +70,10 @@ class Channel:
 
     def _next(self) -> Any:
         while not self._messages:
-            data = self._socket.recv(65536)
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:  # closed with something unread in it
+                return None
             if not data:
                 return None
             self._messages += self._reader.feed(data)
@@ -95,7 +98,7 @@ class Errand(ABC):
     def run(self) -> Message:
         """Do the job and return the message that ends it."""
         self._arm()
-        self._board.clear()
+        self._board.begin(self._job)
         self._enter(Stage.INSPECT)
         try:
             return self._work()

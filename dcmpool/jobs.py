@@ -139,7 +139,7 @@ class Jobs:
 
     def give_back(self, jobs: list[Job]) -> None:
         """Queue jobs again that no child has begun: they are the next ones."""
-        self._ready.extendleft(jobs)
+        self._ready.extendleft(reversed(jobs))
 
     def interrupted(self, job: Job, attempt: Attempt) -> Ending | None:
         """Take note that something from outside ended an attempt: no blame, unless it happens to this job alone."""

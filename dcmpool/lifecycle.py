@@ -63,6 +63,10 @@ class Worker(msgspec.Struct, eq=False):
     has_grants: bool = False
     """Whether bytes and a writer's place came with the order: then they pass to the one that follows."""
     ahead: Ahead | None = None
+    was_ahead: bool = False
+    """Whether the job under way was given ahead: nobody knows when it has begun that."""
+    stale_temp: bytes = b""
+    """The temp file of an order that was taken back: begun all the same by a child that was no longer heard."""
     engine: str = ""
     shown: Inspected | None = None
     """What is known of the job under way."""
@@ -138,10 +142,18 @@ class Worker(msgspec.Struct, eq=False):
         return not engine or engine not in kin(self.job.recorded.engine)
 
     def take(
-        self, job: Job, limit_seconds: float, now: float, *, temp: bytes = b"", unchecked: Unchecked | None = None
+        self,
+        job: Job,
+        limit_seconds: float,
+        now: float,
+        *,
+        temp: bytes = b"",
+        unchecked: Unchecked | None = None,
+        was_ahead: bool = False,
     ) -> None:
         """Become busy: make a result of a job in the file `temp`, or check what another made of it."""
         self.phase = Phase.BUSY
+        self.was_ahead = was_ahead
         self.job, self.temp, self.unchecked = job, temp, unchecked
         self.engine = self.stage = ""
         self.shown = None

@@ -5,7 +5,7 @@
 A Big Endian or deflated data set is written as its `Source` shows it.
 
 Promises: nothing is encoded anew but the elements named in `_changes` and the File Meta Information; no more
-than one Frame is held; the digest is that of the bytes that were handed to the kernel.
+than one Frame is held, or 64 KiB of smaller ones; the digest is that of the bytes that were handed to the kernel.
 """
 
 import fcntl

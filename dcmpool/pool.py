@@ -326,14 +326,27 @@ class Pool:
 
         `out_of_memory` says how that is known, if it is what the child died of.
         """
-        worker = self.crew.bury(number)
-        temps = [worker.temp, worker.ahead.temp if worker.ahead else b""]
-        self.ledger.discard(scratch_name(self.run, number), *(basename(temp) for temp in temps if temp))
+        worker = self._bury(number)
         if worker.job is not None:
             self._endings.died(worker, code, now, out_of_memory)
         elif self.crew.cannot_start(worker, code):
             how = worker.reason or how_it_died(code)
             self.stop(LaunchError(f"workers cannot start; of the last one is known: {how}"))
+
+    def died_between(self, number: int) -> None:
+        """A child died by itself between two jobs: it had not begun the one that it was given ahead.
+
+        That comes to another child, and not ahead, so that this can happen to it but once.
+        """
+        worker = self._bury(number)
+        self.jobs.give_back([job for job in (worker.job, *self.crew.take_back(worker)) if job])
+
+    def _bury(self, number: int) -> Worker:
+        """Forget a dead child, and have the files go that it may have left."""
+        worker = self.crew.bury(number)
+        temps = (worker.temp, worker.ahead.temp if worker.ahead else b"", worker.stale_temp)
+        self.ledger.discard(scratch_name(self.run, number), *(basename(temp) for temp in temps if temp))
+        return worker
 
     def forkserver_died(self) -> None:
         """The fork server is gone: what it had not yet forked will never be."""

@@ -60,7 +60,7 @@ class Reread:
     def _holds(self, offset: int, length: int) -> bool:
         """Tell whether these bytes are in the window; a small file is read whole for it, and once."""
         if not self._window and self.size <= _CHUNK_BYTES:
-            self._window = os.pread(self._fd, self.size, 0)
+            self._window, self._base = os.pread(self._fd, self.size, 0), 0
         return self._base <= offset and min(offset + length, self.size) <= self._base + len(self._window)
 
     def elements(self, offset: int, end: int) -> Iterator[Part]:

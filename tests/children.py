@@ -205,13 +205,19 @@ def crash_at_check(channel: Channel, order: Assign | Check) -> None:
     _do(channel, order)
 
 
+def last_gasp(channel: Channel, order: Assign) -> None:
+    """Die of what a job left behind, when it is over and told."""
+    _do(channel, order)
+    os.abort()
+
+
 BEHAVIOURS: dict[str, Callable[[Channel, Any], None]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         segfault, hang_in_c, spin_in_c, ignore_sigterm, stop_itself, exit_quietly, exit_with_code, abort, kill_itself,
         kill_parent, garbage, half_a_frame, huge_message, wrong_id, ready_again, wants_everything, lie, close_channel,
         flood, grandchild, grandchild_and_crash, eat_memory, half_a_file, slow_write, wrong_picture,
-        crash_at_check,
+        crash_at_check, last_gasp,
     )
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dcmpool.board import Board, inspected_on, new_board, stage_on
+from dcmpool.board import Board, has_begun, inspected_on, new_board, stage_on
 from dcmpool.model import Stage
 from dcmpool.protocol import ON_BOARD, Inspected
 
@@ -27,8 +27,8 @@ def test_what_is_shown_is_read_until_it_is_cleared(fd: int) -> None:
     board.show(SHOWN)
     board.enter(Stage.VERIFY)
     assert (stage_on(fd), inspected_on(fd, 7), inspected_on(fd, 8)) == (Stage.VERIFY, SHOWN, None)
-    board.clear()
-    assert inspected_on(fd, 7) is None
+    board.begin(8)
+    assert (inspected_on(fd, 7), has_begun(fd, 7), has_begun(fd, 8)) == (None, False, True)
 
 
 def test_the_longest_there_is_can_be_shown(fd: int) -> None:
@@ -42,5 +42,7 @@ def test_nonsense_is_nothing(fd: int) -> None:
     """A child may write what it likes."""
     body = ON_BOARD.pack(SHOWN)
     for length in (0, 1, len(body) - 1, len(body) + 1, 65535):
+        os.pwrite(fd, b"\xff" * 8, 1016)
+        assert not has_begun(fd, 7)
         os.pwrite(fd, b"\xff" + length.to_bytes(2, "big") + body, 0)
         assert (stage_on(fd), inspected_on(fd, 7)) == (Stage.INSPECT, None)

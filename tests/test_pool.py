@@ -830,6 +830,37 @@ def test_no_file_is_given_ahead_to_a_child_that_cannot_begin_it_without_asking()
     world.behave()
 
 
+def test_a_child_that_dies_between_two_files_is_as_one_that_was_idle() -> None:
+    """Once: what comes back goes to a child that is free, and an attempt it is then."""
+    world = in_full_swing(workers=1)
+    (child,) = busy(world)
+    world.say(child, written(1))
+    (worker,) = world.pool.crew
+    held = [worker.job, worker.ahead.job if worker.ahead else None]
+    child.alive = False
+    child.drop_tokens()
+    world.step(lambda: world.pool.died_between(child.id))
+    make_ready(world)
+    (child,) = busy(world)
+    assert [(job.id, job.attempts, job.interruptions) for job in held if job] == [(2, [], 0), (3, [], 0)]
+    assert (order(child).job, child.ahead) == (2, None)
+    world.die(child, -signal.SIGSEGV)
+    assert len(held[0].attempts if held[0] else []) == 1
+    world.behave()
+
+
+def test_a_gate_that_narrows_has_its_way_although_places_pass_on() -> None:
+    """Within two files of each child: the one under way and the one that it has for afterwards."""
+    world = in_full_swing(workers=3)
+    world.control(Command.WRITERS, 1)
+    for _ in range(2):
+        for child in busy(world):
+            if not child.wants:
+                world.say(child, good(child.order) if child.order else Ready())
+    assert world.pool.gate.writers_held <= 1
+    world.behave()
+
+
 def test_in_place_no_file_is_given_ahead() -> None:
     """Each result stands beside its original, on a disk that may be all but full."""
     world = World(items(24), config(scan_ahead=24, max_writers=4, inflight=8), in_place=True)

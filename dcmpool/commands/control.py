@@ -30,9 +30,9 @@ def control(
     """Tell the run that works on TARGET now what to do; from any terminal of the same user and machine.
 
     \b
-    pause      begin no other file; those under way end
+    pause      give out no other file; those that workers have end
     resume     go on
-    drain      let the files under way end, then the run, as Ctrl-C does
+    drain      let the files that workers have end, then the run, as Ctrl-C does
     workers N  work with so many processes from now on
     writers N  let so many write at once
 
