@@ -92,11 +92,10 @@ def test_a_bad_child_fails_its_own_file_alone(series: Run, behaviour: str, kind:
 
 def test_a_child_that_dies_between_two_files_is_held_against_neither(series: Run) -> None:
     """The first is done, the other was given ahead and not begun: no attempt, no evidence, no retry."""
-    first = series.source / "0" / "last_gasp.dcm"
-    first.parent.mkdir()
-    shutil.copy(series.source / "CT0001.dcm", first)
+    shutil.copytree(series.source, series.source / "later")  # folders come after files
+    series.add("last_gasp")
     report = series.run(work={"workers": 1})
-    assert (report.exit_code, report.counts[Outcome.DECOMPRESSED], report.retries) == (0, GOOD + 1, 0)
+    assert (report.exit_code, report.counts[Outcome.DECOMPRESSED], report.retries) == (0, 2 * GOOD + 1, 0)
     assert not (series.target / ".dcmpool" / "evidence").exists()
 
 
