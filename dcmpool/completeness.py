@@ -34,6 +34,7 @@ _OTHER: Final = bytes.fromhex("d55b a6e4 9371 ce2d")
 # Bytes to take from the end of a JPEG 2000 tile: of 109 whole streams 103 miss one, each misses 16. The last packets
 # of a lossy one may be empty.
 _TAKEN: Final = (1, 16, 64)
+_BLOCK_SAMPLES: Final = 1 << 18
 _MISSING: Final = "its entropy-coded data end before the picture does; bytes are missing"
 _OTHER_LENGTH: Final = "its entropy-coded data are longer or shorter than its pixels; bytes are damaged or missing"
 _EXCESS: Final = "its entropy-coded data go on after the picture; bytes are missing or too many"
@@ -268,8 +269,11 @@ def _bits(samples: NDArray[Any], table: bytes, scan: Scan, precision: int, lines
     """Give the bits (code and difference) that each line of one component takes (T.81 H.1.2)."""
     shifted = samples >> scan.low if scan.low else samples
     differences = _differences(shifted, scan.selection, 1 << (precision - scan.low - 1), lines)
-    costs: NDArray[Any] = np.take(_costs(table), differences)
-    bits: NDArray[Any] = costs.sum(axis=1, dtype="u4")  # a line has at most 65535 samples of at most 32 bits
+    costs, bits = _costs(table), np.empty(len(differences), "u4")  # a line has at most 65535 samples of at most 32 bits
+    step = max(1, _BLOCK_SAMPLES // differences.shape[1])
+    for first in range(0, len(differences), step):  # numpy makes indices of 8 bytes of these, at once of all
+        block = slice(first, first + step)
+        np.take(costs, differences[block]).sum(axis=1, dtype="u4", out=bits[block])
     return bits
 
 
