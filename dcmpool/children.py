@@ -192,9 +192,9 @@ class Children:
         self._pool.launched(number, message.pid, self._now())
 
     def _on_channel(self, number: int) -> None:
-        child = self._children.get(number)
-        if child is None or child.is_dead or child.channel not in self._selector.get_map():
-            return  # closed by an event of the same wait
+        child = self._children[number]
+        if child.is_dead:
+            return  # this is whoever holds its channel still
         now = self._now()
         try:
             messages, closed = child.receive()
@@ -222,9 +222,7 @@ class Children:
 
     def _on_death(self, number: int) -> None:
         """The pidfd says that the child is dead: hear its last messages, then say so as soon as its status is known."""
-        child = self._children.get(number)
-        if child is None or child.is_dead:
-            return
+        child = self._children[number]
         if child.channel in self._selector.get_map():
             self._on_channel(number)
         self._look_at_board(number)  # whoever holds the channel still

@@ -111,8 +111,6 @@ class Desk:
         self._selector.register(client, selectors.EVENT_READ, lambda: self._hear(client))
 
     def _hear(self, client: socket.socket) -> None:
-        if client not in self._clients:
-            return  # dismissed by an event of the same wait
         said, _ = self._clients[client]
         try:
             data = client.recv(_MAX_REQUEST_BYTES)

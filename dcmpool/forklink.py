@@ -71,6 +71,8 @@ class ForkLink:
 
     def ask(self, request: Launch, child: Child) -> None:
         """Ask for a child; what cannot be sent at once waits for `flush`, and is lost with the fork server."""
+        if self.present.is_closed:
+            return  # it died in the same wait, and the policy has forgotten the child already
         self._unsent.append((TO_FORKSERVER.pack(request), child.descriptors()))
         self.flush()
 

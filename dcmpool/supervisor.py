@@ -15,7 +15,7 @@ from datetime import datetime
 
 import msgspec
 
-from dcmpool import _os, sandbox
+from dcmpool import _os, sandbox, wakeup
 from dcmpool.actions import Action, CloseChild, Examine, Happened, LaunchChild, Notice, SendTo, SignalChild, Tell
 from dcmpool.child import refusal
 from dcmpool.children import Children, Place
@@ -147,10 +147,9 @@ class Supervisor:
             if self._pool.is_over:
                 return
             timeout = self._timeout(before)
-            events = self._selector.select(timeout)
+            ready = self._selector.select(timeout)
             self._clock.discount(before, timeout)
-            for key, _ in events:
-                key.data()
+            wakeup.heed(self._selector, ready)
             now = self._clock.now()
             if self._interrupts.are_urgent:
                 self._abort()

@@ -1,6 +1,7 @@
 """Every kind of bad child, through the real supervisor: the bad file ends with its reason, all others are right."""
 
 import os
+import selectors
 import shutil
 import threading
 from pathlib import Path
@@ -8,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from dcmpool import wakeup
+from dcmpool.child import Child
 from dcmpool.config import load
 from dcmpool.errors import LaunchError
+from dcmpool.forklink import ForkLink
 from dcmpool.model import FailureKind, Outcome
+from dcmpool.pool import Pool
 from dcmpool.progress import Mode, Progress
+from dcmpool.protocol import Launch
 from dcmpool.report import Report
 from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
@@ -210,3 +216,27 @@ def test_a_sample_is_confirmed(series: Run, share: str, confirmed: int) -> None:
     report = series.run(work={"verify": share})
     assert report.exit_code == 0
     assert report.confirmed == confirmed
+
+
+def test_a_dead_fork_server_that_is_not_replaced_is_asked_for_nothing() -> None:
+    """It died in the wait that had a child launched and the run ended: the run ends well, as without that child."""
+    config = load(flags={})
+    pool = Pool(config, "run", in_place=False)
+    pool.drain()
+    notices: list[Any] = []
+    with selectors.DefaultSelector() as selector:
+        maker = ForkLink(
+            selector, pool, "tests.children", nice=0,
+            launched=lambda *_: None, exited=lambda _: None, happened=notices.append,
+        )  # fmt: skip
+        maker.start()
+        server = maker.present
+        maker.kill()
+        while not server.is_closed:
+            wakeup.heed(selector, selector.select(30))
+        child = Child(server, 0)
+        maker.ask(Launch(1, 0, b"", ()), child)
+        assert not maker.is_behind
+        maker.forget(child)
+        child.close()
+    assert notices == []
