@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dcmpool
 from benchmarks import chart, results
+from benchmarks.disk import Disk
 from benchmarks.machine import facts
 from benchmarks.measure import timed
 from benchmarks.memory import bench_memory
@@ -86,7 +87,7 @@ def _measure(folder: Path, settings: Settings, measured: Results) -> None:
 
 
 def _bench_races(folder: Path, settings: Settings, measured: Results) -> None:
-    given = given_slices(settings.series)
+    given, disk = given_slices(settings.series), Disk()
     for kind in KINDS:
         for syntax, uid in SYNTAXES.items():
             name = f"{kind}/{syntax}"
@@ -94,16 +95,17 @@ def _bench_races(folder: Path, settings: Settings, measured: Results) -> None:
             stages = kind == "ct" and settings.wants(f"stages/{syntax}")
             if not peers and not stages:
                 continue
-            with tempfile.TemporaryDirectory(dir=folder) as inner:
-                place = Path(inner)
-                slices = given[uid] if (KINDS[kind].rows, KINDS[kind].frames) == (512, 1) else []
-                series = make(place, KINDS[kind], uid, settings.files, slices)
-                if peers:
-                    contenders = [DCMPOOL, *peers]
-                    for row in race(place, series, kind, syntax, contenders, settings.rounds, _os.available_cpus()):
-                        measured.row(row)
-                if stages:
-                    bench_stages(place, series, syntax, measured)
+            place = folder / kind / syntax
+            slices = given[uid] if (KINDS[kind].rows, KINDS[kind].frames) == (512, 1) else []
+            series = make(place, KINDS[kind], uid, settings.files, slices)
+            disk.rest()
+            if peers:
+                contenders = [DCMPOOL, *peers]
+                for row in race(place, series, kind, syntax, contenders, settings.rounds, _os.available_cpus()):
+                    measured.row(row)
+            if stages:
+                bench_stages(place, series, syntax, measured)
+            disk.remove(place)
 
 
 def _can(peer: Peer, kind: str, syntax: str) -> bool:

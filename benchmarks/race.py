@@ -1,8 +1,5 @@
 """One series through dcmpool, the peers and the floor: first a trial, then rounds, A B C A B C."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -15,18 +12,18 @@ from benchmarks.series import Series, wrong
 def race(
     folder: Path, series: Series, kind: str, syntax: str, peers: list[Peer], rounds: int, workers: int
 ) -> list[Row]:
-    """Measure each of `peers`; one that fails the trial, or a round, has no figures but a reason.
+    """Measure each of `peers` in `folder`; one that fails the trial, or a round, has no figures but a reason.
 
     They are tried from last to first: where the pixels are not known, dcmpool is not to say what is right.
     """
     rows = [Row(kind, syntax, peer.name, len(series.names)) for peer in peers]
-    with _targets(folder) as targets:
-        for peer, row in [*zip(peers, rows, strict=True)][::-1]:
-            _try(peer, row, series, Task(series.trial, next(targets), workers, syntax))
-        for _ in range(rounds):
-            for peer, row in zip(peers, rows, strict=True):
-                if not row.why_not:
-                    _run(peer, row, series, Task(series.folder, next(targets), workers, syntax))
+    targets = (_made(folder / f"target{number}") for number in count())
+    for peer, row in [*zip(peers, rows, strict=True)][::-1]:
+        _try(peer, row, series, Task(series.trial, next(targets), workers, syntax))
+    for _ in range(rounds):
+        for peer, row in zip(peers, rows, strict=True):
+            if not row.why_not:
+                _run(peer, row, series, Task(series.folder, next(targets), workers, syntax))
     return rows
 
 
@@ -57,18 +54,6 @@ def _run(peer: Peer, row: Row, series: Series, task: Task) -> None:
 
 def _seconds(peer: Peer, measured: Measured) -> float:
     return float(measured.output) if peer.apart else measured.wall_seconds
-
-
-@contextmanager
-def _targets(folder: Path) -> Iterator[Iterator[Path]]:
-    """Give an empty directory each time; all stay until the race is over.
-
-    What is deleted slows those down who write next: ext4 passes over the inodes of the last minute one by one.
-    """
-    parent = folder / "targets"
-    parent.mkdir()
-    yield (_made(parent / str(number)) for number in count())
-    shutil.rmtree(parent)
 
 
 def _made(directory: Path) -> Path:

@@ -1,7 +1,6 @@
 """Where a worker's time goes, for the instances of one series."""
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,6 @@ def bench_stages(folder: Path, series: Series, syntax: str, results: Results) ->
     program = [sys.executable, "-m", "tests.faults.command", "benchmarks.staged_worker"]
     command = [*program, "run", str(series.folder), "-o", str(target), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own command
-    shutil.rmtree(target)
     spent = [json.loads(note["reason"]) for note in json.loads(done.stdout)["notes"]]
     for stage in _STAGES:
         value = statistics.median(seconds.get(stage, 0.0) for seconds in spent)
