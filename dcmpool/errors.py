@@ -8,9 +8,10 @@ DcmpoolError                the program's own trouble; `exit_code` goes to the s
 Fault                       inside a child: this attempt gives no result; becomes a message, never leaves the child
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from dcmpool.model import FailureKind
+if TYPE_CHECKING:  # what starts the helpers needs this module, and nothing that takes as long to load as msgspec
+    from dcmpool.model import FailureKind
 
 
 class DcmpoolError(Exception):
@@ -46,7 +47,7 @@ class StoppedError(DcmpoolError):
 class Fault(Exception):
     """This attempt gives no result: `kind` says what follows, `reason` tells the user in one line."""
 
-    def __init__(self, kind: FailureKind, reason: str) -> None:
+    def __init__(self, kind: "FailureKind", reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
         self.reason = reason

@@ -32,6 +32,13 @@ def test_importing_the_supervisors_side_loads_nothing_dangerous(module: str) -> 
     assert not set(FOREIGN) & set(done.stdout.split())
 
 
+def test_what_starts_the_helpers_loads_nothing_that_takes_long() -> None:
+    """Clerk and fork server load while the command line does: the earlier they are started, the sooner a run begins."""
+    done = python(f"import dcmpool.helper{_TELL}")
+    assert done.returncode == 0, done.stderr
+    assert not {"msgspec", "typer", "rich", "psutil", "inspect"} & set(done.stdout.split())
+
+
 def test_a_whole_run_loads_nothing_dangerous_into_the_supervisor(tmp_path: Path) -> None:
     """What is imported late is not either."""
     source, target = tmp_path / "source", tmp_path / "target"
