@@ -273,8 +273,12 @@ def tree(folder: Path, own: bool = False) -> dict[bytes, bytes]:
     return found
 
 
+SLOWLY = ("--bandwidth", "8M")
+"""With it a run over a `long_series` takes a second and a half, however fast the machine is."""
+
+
 def long_series(folder: Path, names: int = 40) -> Record:
-    """Make a series of 512 x 512 that takes one worker most of a second: `names` files, hard links to six of them."""
+    """Make a series of 512 x 512: `names` files, hard links to six of them, each of half a MiB when native."""
     folder.mkdir()
     record = {}
     slices = list(_six_slices().items())

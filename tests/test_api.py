@@ -160,7 +160,7 @@ def test_without_a_block_there_is_no_run(source: Path) -> None:
 
 def test_leaving_the_block_ends_the_run(command: Command, source: Path) -> None:
     """Nothing of it is left, what was done is whole, and the next call goes on."""
-    record = long_series(command.path / "long")
+    record = long_series(command.path / "long", names=400)
     with contextlib.suppress(ZeroDivisionError), dcmpool.stream("long", "native", workers=1) as outcomes:
         next(outcomes)
         raise ZeroDivisionError

@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from tests.command import Command, Ended, Record, long_series, own_command, tree
+from tests.command import SLOWLY, Command, Ended, Record, long_series, own_command, tree
 from tests.encoders import compressed
 from tests.series import check_series, make_series, read_shipped
 
@@ -398,7 +398,7 @@ def test_bad_files_in_place_are_not_touched(command: Command, source: Path, reco
 
 def test_a_file_that_vanishes_is_a_failure_and_no_other_suffers(command: Command) -> None:
     record = long_series(command.path / "long")
-    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
+    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json", *SLOWLY)
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     gone = "CT0040.dcm"
     (command.path / "long" / gone).unlink()
@@ -412,7 +412,7 @@ def test_a_file_that_vanishes_is_a_failure_and_no_other_suffers(command: Command
 
 def test_a_source_that_vanishes_ends_the_run(command: Command) -> None:
     record = long_series(command.path / "long")
-    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
+    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json", *SLOWLY)
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     (command.path / "long").rename(command.path / "moved")
     ended = running.end()
@@ -427,7 +427,7 @@ def test_a_source_that_vanishes_ends_the_run(command: Command) -> None:
 def test_a_file_that_changes_meanwhile_is_never_half_old(command: Command) -> None:
     """The last slice is replaced by another while the run is on: the result is one of the two, or a failure."""
     record = long_series(command.path / "long")
-    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
+    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json", *SLOWLY)
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     new = (command.path / "long" / "CT0001.dcm").read_bytes()
     last = command.path / "long" / "CT0040.dcm"
@@ -450,7 +450,7 @@ def test_a_file_that_changes_meanwhile_is_never_half_old(command: Command) -> No
 
 def test_a_result_that_is_deleted_meanwhile_stops_nothing(command: Command) -> None:
     record = long_series(command.path / "long")
-    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
+    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json", *SLOWLY)
     first = command.path / "native" / "CT0001.dcm"
     running.wait_for(first.exists)
     first.unlink()
@@ -463,7 +463,7 @@ def test_a_result_that_is_deleted_meanwhile_stops_nothing(command: Command) -> N
 def test_a_target_that_is_moved_away_ends_the_run(command: Command) -> None:
     """Nothing can be written any more: the run says so and ends, and what was done is whole."""
     record = long_series(command.path / "long")
-    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json")
+    running = command.start("run", "long", "-o", "native", "--workers", "1", "--json", *SLOWLY)
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     (command.path / "native").rename(command.path / "moved")
     ended = running.end()

@@ -25,7 +25,7 @@ from dcmpool.progress import Mode, Progress
 from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.browser import CHROMIUM, browser
-from tests.command import Command, long_series, own_command, tree
+from tests.command import SLOWLY, Command, long_series, own_command, tree
 from tests.series import make_series
 from tests.test_journal import VERSION_1
 
@@ -275,7 +275,7 @@ def test_a_journal_of_version_1_is_read_as_it_is(command: Command) -> None:
 def test_a_run_that_was_killed_is_told_of(command: Command) -> None:
     """With what to do; its log still lies beside the journal."""
     long_series(command.path / "series")
-    running = command.start("run", "series", "-o", "native")
+    running = command.start("run", "series", "-o", "native", *SLOWLY)
     running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 3)
     running.send(signal.SIGKILL)
     running.end()
@@ -285,7 +285,7 @@ def test_a_run_that_was_killed_is_told_of(command: Command) -> None:
     assert rows(made.out).keys() <= done
     text = (command.path / "a.html").read_text()
     assert "it is still on, or it was killed" in text
-    assert f"cd {command.path} && dcmpool run series -o native" in html.unescape(text)
+    assert f"cd {command.path} && dcmpool run series -o native --bandwidth 8M" in html.unescape(text)
     assert command.run("run", "series", "-o", "native", "--quiet").code == 0
     assert "All 40 files are complete" in _page(command)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Command, Record, all_dead, long_series, of_process, own_command, tree
+from tests.command import SLOWLY, Command, Record, all_dead, long_series, of_process, own_command, tree
 from tests.series import check_series, make_series
 
 command = pytest.fixture(own_command)
@@ -37,7 +37,7 @@ def test_a_clerk_that_dies_loses_no_file_of_the_list(command: Command, kind: str
     pipe = pipe_with(content)
     path = {"-": "-", "/dev/fd": f"/dev/fd/{pipe}"}.get(kind, "list")
     options = ["--files-from", path, "--config", "my.toml"]
-    running = command.start(*RUN, *options, stdin=pipe, pass_fds=[pipe])
+    running = command.start(*RUN, *SLOWLY, *options, stdin=pipe, pass_fds=[pipe])
     os.close(pipe)
     running.wait_for((command.path / "native" / "CT0001.dcm").exists)
     (command.path / "list").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
-from tests.command import Command, Ended, Record, long_series, own_command, tree
+from tests.command import SLOWLY, Command, Ended, Record, long_series, own_command, tree
 from tests.encoders import compressed
 from tests.series import check_series, make_series, native_series, pixel_digest
 
@@ -207,7 +207,7 @@ def test_an_interrupted_walk_leaves_nothing_beside_the_journal(command: Command)
     """It waits for work to be done, far from its end; its connection to the journal is closed all the same."""
     long_series(command.path / "series")
     (command.path / "own.toml").write_text("[work]\nscan_ahead = 2\n")
-    running = command.start(*RUN, "--config", "own.toml")
+    running = command.start(*RUN, *SLOWLY, "--config", "own.toml")
     running.wait_for(lambda: list((command.path / "native").glob("*.dcm")))
     running.send(signal.SIGINT)
     ended = running.end()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import (
+    SLOWLY,
     TOP,
     Command,
     Record,
@@ -34,7 +35,7 @@ ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture
 def record(command: Command) -> Record:
-    """A series in `series` on which a run with one worker works for a second."""
+    """A series in `series`."""
     return long_series(command.path / "series")
 
 
@@ -45,8 +46,8 @@ def running(command: Command, record: Record) -> Running:
 
 
 def first_result(command: Command, *options: str) -> Running:
-    """Start a run and wait for the first result."""
-    running = command.start("run", "series", "-o", "native", "--json", *options, process_group=0)
+    """Start a run that takes a while and wait for the first result."""
+    running = command.start("run", "series", "-o", "native", "--json", *SLOWLY, *options, process_group=0)
     running.wait_for(lambda: any((command.path / "native").glob("*.dcm")))
     return running
 
@@ -124,7 +125,7 @@ def test_twice_kills_at_once(command: Command, record: Record, running: Running,
 
 
 def test_quiet_says_why_it_ended_early(command: Command, record: Record) -> None:
-    run = command.start("run", "series", "-o", "native", "--quiet")
+    run = command.start("run", "series", "-o", "native", "--quiet", *SLOWLY)
     run.wait_for(run.workers)
     run.send(signal.SIGINT)
     ended = run.end()
@@ -365,7 +366,7 @@ def test_the_clerk_killed_twice_while_it_commits_changes_nothing(
 ) -> None:
     """Each time right after a result got its final name, when the journal may not know of it yet."""
     source, wanted = undisturbed
-    running = command.start("run", source, "-o", "native", "--json", process_group=0)
+    running = command.start("run", source, "-o", "native", "--json", *SLOWLY, process_group=0)
     for results_before in (0, 15):
 
         def more(enough: int = results_before) -> bool:
@@ -411,7 +412,7 @@ def test_a_helper_that_cannot_be_started_again_ends_the_run_in_order(
         "    helper.take = take\n"
     )
     path = os.pathsep.join((os.fspath(tmp_path), os.fspath(TOP)))
-    running = command.start("run", "series", "-o", "native", "--json", environment={"PYTHONPATH": path})
+    running = command.start("run", "series", "-o", "native", "--json", *SLOWLY, environment={"PYTHONPATH": path})
     running.wait_for(lambda: len(results(command)) > 2)
     find = running.fork_server if who == "forkserver" else lambda: running.processes("dcmpool.clerk")
     os.kill(running.wait_for(find)[0], signal.SIGKILL)
