@@ -192,10 +192,7 @@ class Children:
         self._pool.launched(number, message.pid, self._now())
 
     def _on_channel(self, number: int) -> None:
-        child = self._children[number]
-        if child.is_dead:
-            return  # this is whoever holds its channel still
-        now = self._now()
+        child, now = self._children[number], self._now()
         try:
             messages, closed = child.receive()
         except ProtocolError as error:
@@ -225,7 +222,9 @@ class Children:
         child = self._children[number]
         if child.channel in self._selector.get_map():
             self._on_channel(number)
-        self._look_at_board(number)  # whoever holds the channel still
+        with contextlib.suppress(KeyError):  # it has hung up
+            self._selector.unregister(child.channel)  # whoever holds it still is not the child
+        self._look_at_board(number)
         self._selector.unregister(child.pidfd)
         child.is_dead = True
         if child.code is not None or child.maker.is_closed or self._pool.crew[number].is_retired:

@@ -58,8 +58,8 @@ def test_a_number_that_is_anothers_by_now_is_not_called_for_the_old_ones_sake(se
     told: list[str] = []
     quiet: list[socket.socket] = []
 
-    def replace(mine: socket.socket, other: socket.socket) -> None:
-        told.append("first")
+    def replace(other: socket.socket) -> None:
+        told.append("the first")
         number = other.fileno()
         selector.unregister(other)
         other.close()
@@ -68,10 +68,10 @@ def test_a_number_that_is_anothers_by_now_is_not_called_for_the_old_ones_sake(se
         assert number in (new.fileno(), far.fileno())
         selector.register(number, selectors.EVENT_READ, lambda: told.append("the new one"))
 
-    selector.register(first, selectors.EVENT_READ, lambda: replace(first, second))
-    selector.register(second, selectors.EVENT_READ, lambda: replace(second, first))
+    selector.register(first, selectors.EVENT_READ, lambda: replace(second))
+    selector.register(second, selectors.EVENT_READ, lambda: replace(first))
     wakeup.heed(selector, selector.select(0))
-    assert told == ["first"]
+    assert told == ["the first"]
     for file in (first, second, *quiet):
         file.close()
 
