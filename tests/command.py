@@ -121,6 +121,7 @@ class Command:
     path: Path
     mark: str
     temporary: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def runtime(self) -> Path:
@@ -151,6 +152,7 @@ class Command:
             options["preexec_fn"] = drop_power_over_permissions
         command = [*under, sys.executable, "-m", "dcmpool", *arguments]
         process = subprocess.Popen(command, cwd=cwd or self.path, env=self.variables(environment), **options)
+        self.started.append(process)
         return Running(process, self.mark)
 
     def variables(self, changes: dict[str, str | None] | None = None) -> dict[str, str]:
@@ -172,9 +174,14 @@ def own_command(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Comm
     temporary.mkdir()
     temporary.with_name("run").mkdir()
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
-    yield Command(work, mark, temporary)
+    command = Command(work, mark, temporary)
+    yield command
     left = {pid: command_line(pid) for pid in marked(mark)}
     kill_marked(mark)
+    # A test that was cut short has not waited for them: they would be held against every later one.
+    for process in command.started:
+        if process.returncode is None:
+            process.communicate()
     assert not left, f"processes left after the test: {left}"
     assert temp_files(work) == []
     assert list(temporary.iterdir()) == []
