@@ -1,4 +1,4 @@
-"""Whether the entropy-coded data of a JPEG (T.81) or JPEG 2000 codestream end exactly where its pixels do.
+"""Whether the entropy-coded data of a JPEG (T.81), JPEG 2000 or JPEG XL codestream end exactly where its pixels do.
 
 Decoders fill what is missing from a scan that lost bytes in its middle, and most of them say nothing. The proof is
 about the codestream, whatever engine decoded it:
@@ -10,6 +10,7 @@ about the codestream, whatever engine decoded it:
   decoder ended before it.
 
 - JPEG 2000: OpenJPEG must miss bytes that are taken from the end of a tile.
+- JPEG XL: libjxl must miss the last byte; it passes over what follows a codestream, be it a second one.
 
 What is left to chance: bytes missing from the middle and a decoder that, out of step, ends within the same byte.
 """
@@ -138,6 +139,24 @@ def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], ND
     other = (_OTHER * 8)[: room // 4]
     if not misses(_with(data, [(part.stop - len(other), part.stop, other)])):
         raise corrupt(_EXCESS)
+
+
+def check_jpeg_xl(shortened: bytes, decode: Callable[[bytes], NDArray[Any]]) -> None:
+    """Demand that nothing can be decoded from a stream that has lost its last byte; `decode` raises Fault for what it
+    refuses.
+
+    Raises
+    ------
+    Fault
+        CORRUPT when the picture does without it: what follows the codestream is no part of it.
+    MemoryError
+        Where `decode` lacks memory.
+    """
+    try:
+        decode(shortened)
+    except Fault:
+        return
+    raise corrupt(_EXCESS)
 
 
 def _with(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:

@@ -1,4 +1,5 @@
-"""The head of a JPEG XL codestream (ISO/IEC 18181-1), bare or in its container; what follows is for the decoder."""
+"""The head of a JPEG XL codestream (ISO/IEC 18181-1), bare or in its container (18181-2), and where it may end; what
+lies between is for the decoder."""
 
 import struct
 from typing import Final
@@ -22,7 +23,8 @@ def read_jpeg_xl(data: bytes) -> Codestream:
     Fault
         CORRUPT when it is damaged, UNSUPPORTED for what a native Frame cannot hold.
     """
-    head = _codestream_of_container(data) if data[:12] == _CONTAINER else data
+    is_boxed = data[:12] == _CONTAINER
+    head = b"".join(data[start:stop] for start, stop in _boxed(data)) if is_boxed else data
     if head[:2] != _SIGNATURE:
         raise corrupt("the JPEG XL stream does not start with its signature")
     bits = _Bits(head[2:])
@@ -39,6 +41,16 @@ def read_jpeg_xl(data: bytes) -> Codestream:
         length=len(data),
         lossless=lossless,
     )
+
+
+def without_end(data: bytes) -> bytes:
+    """Give a stream that `read_jpeg_xl` takes without the last byte of its codestream that is not 00.
+
+    Nothing tells where a codestream ends but decoding it: no decoder can do without this byte, unless the end came
+    before it.
+    """
+    stop = _boxed(data)[-1][1] if data[:12] == _CONTAINER else len(data)
+    return data[:stop].rstrip(b"\x00")[:-1]
 
 
 class _Bits:
@@ -96,18 +108,28 @@ def _metadata(bits: _Bits) -> tuple[int, bool, bool]:
     return precision, bits.choice((0, 0), (1, 0), (2, 4), (18, 6)) == _GREY, not xyb
 
 
-def _codestream_of_container(data: bytes) -> bytes:
-    """Give the start of the codestream in the boxes of a container; they must end where the data do."""
-    position, found = 0, b""
-    while len(data) - position >= 8 and data[position:].strip(b"\x00"):
-        length, kind = struct.unpack_from(">L4s", data, position)
+def _boxed(data: bytes) -> list[tuple[int, int]]:
+    """Give start and stop of each part of the one codestream in a container, whose boxes end where the data do."""
+    position, parts, is_whole = len(_CONTAINER), list[tuple[int, int]](), False
+    while data[position:].strip(b"\x00"):
+        length, kind = struct.unpack(">L4s", data[position : position + 8].ljust(8, b"\x00"))
+        if not (kind.isascii() and kind.decode("latin-1").isprintable()):
+            raise corrupt(f"the JPEG XL container holds no box at byte {position} where one is due")
         start = position + 8
         if length == 1:
             length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
         end = len(data) if length == 0 else position + length
-        if end < start or end > len(data):
+        if end < start + (4 if kind == b"jxlp" else 0) or end > len(data):
             raise corrupt("a box of the JPEG XL stream is cut; the file is truncated")
-        if kind in (b"jxlc", b"jxlp") and not found:
-            found = data[start + (4 if kind == b"jxlp" else 0) : end]
+        if is_whole and kind in (b"jxlc", b"jxlp", _CONTAINER[4:8]):
+            raise corrupt("the JPEG XL container holds more than one codestream")
+        if kind == b"jxlc":
+            parts.append((start, end))
+            is_whole = True
+        elif kind == b"jxlp":  # its number comes first; the highest bit says that it is the last
+            parts.append((start + 4, end))
+            is_whole = data[start] >= 0x80
         position = end
-    return found
+    if not is_whole:
+        raise corrupt("the JPEG XL container holds no whole codestream")
+    return parts

@@ -24,9 +24,9 @@ JPEG_LOSSY: Final = _numbered(50, 51, 53, 55)
 JPEG_LOSSLESS: Final = _numbered(57, 70)
 JPEG_LS: Final = _numbered(80, 81)
 JPEG_2000: Final = _numbered(90, 91, 92, 93, 201, 202, 203)
-# A Frame's data are known to be whole by proof; CharLS and libjxl say themselves where one is not.
-PROVED: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_2000
 JPEG_XL: Final = _numbered(110, 111, 112)
+# A Frame's data are known to be whole by proof; CharLS says itself where one is not.
+PROVED: Final = JPEG_LOSSY | JPEG_LOSSLESS | JPEG_2000 | JPEG_XL
 # Video, SMPTE ST 2110 and JPIP: there is no native form.
 KEPT: Final = _numbered(*range(100, 109), 94, 95, 204, 205) | {f"1.2.840.10008.1.2.7.{n}" for n in (1, 2, 3)}
 # Promised to be lossless: an irreversible codestream under them is reported.

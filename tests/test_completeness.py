@@ -27,6 +27,7 @@ from tests.reference import Array, Made, decompress, pixels, real_colour, real_s
 from tests.tiles import tiled
 
 JPEG_XL = "1.2.840.10008.1.2.4.110"
+JPEG_XL_LOSSY = "1.2.840.10008.1.2.4.112"
 EXTENDED = "1.2.840.10008.1.2.4.51"
 once = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -229,6 +230,49 @@ def test_a_jpeg_xl_stream_cut_short_is_refused(part: int, tmp_path: Path) -> Non
     assert outcome(Made(JPEG_XL, real_slice()[None], [stream[:part]]), tmp_path) is None
     found = outcome(Made(JPEG_XL, real_slice()[None], [stream[:-part]]), tmp_path)
     assert found is None or (part == 1 and np.array_equal(found[0], real_slice()))  # a pad of 00 may put it right
+
+
+def jpeg_xl_streams() -> dict[str, bytes]:
+    """Return `eight_bit` as JPEG XL in all forms: modular and VarDCT, bare and boxed, and a JPEG that was packed anew.
+
+    The boxes of the last two come in an order of ours: what ISO/IEC 18181-2 allows behind the codestream, and
+    the codestream in two parts that part in its head.
+    """
+    frame = eight_bit()
+    bare = bytes(imagecodecs.jpegxl_encode(frame, lossless=True))
+    signature, box = bytes.fromhex("0000000c4a584c200d0a870a"), struct.Struct(">L4s")
+    kind = box.pack(20, b"ftyp") + b"jxl \0\0\0\0jxl "
+    parts = b"".join(
+        box.pack(12 + len(part), b"jxlp") + number + part
+        for number, part in ((b"\0\0\0\0", bare[:3]), (b"\x80\0\0\1", bare[3:]))
+    )
+    return {
+        "bare": bare,
+        "boxed": bytes(imagecodecs.jpegxl_encode(frame, lossless=True, usecontainer=True)),
+        "lossy": bytes(imagecodecs.jpegxl_encode(frame, distance=2.0)),
+        "of a JPEG": bytes(imagecodecs.jpegxl_encode_jpeg(imagecodecs.jpeg8_encode(frame, level=90))),
+        "box behind": signature + kind + box.pack(8 + len(bare), b"jxlc") + bare + box.pack(12, b"Exif") + bytes(4),
+        "two parts": signature + kind + parts,
+    }
+
+
+JPEG_XL_FORMS = ["bare", "boxed", "lossy", "of a JPEG", "box behind", "two parts"]
+
+
+@pytest.mark.parametrize("form", JPEG_XL_FORMS)
+def test_what_follows_a_jpeg_xl_codestream_is_not_passed_over(form: str, tmp_path: Path) -> None:
+    """Least of all another one, as where Number of Frames was lost: libjxl decodes the first, without a word."""
+    streams = jpeg_xl_streams()
+    frame, stream = eight_bit()[None], streams[form]
+    uid = JPEG_XL if form not in ("lossy", "of a JPEG") else JPEG_XL_LOSSY
+    found = outcome(Made(uid, frame, [stream]), tmp_path)
+    assert found is not None
+    if uid == JPEG_XL:
+        assert np.array_equal(found, frame)
+    for more in (*streams.values(), b"\1\2", b"\1", bytes(40) + b"\1"):
+        assert outcome(Made(uid, frame, [stream + more]), tmp_path) is None, more[:20]
+        assert outcome(Made(uid, frame, [reference.even(stream), more]), tmp_path) is None, more[:20]
+    assert outcome(Made(uid, frame, [stream + bytes(6)]), tmp_path) is not None
 
 
 @pytest.mark.parametrize("engine", ["gdcm", "gdcmconv"])

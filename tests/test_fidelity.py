@@ -213,6 +213,21 @@ def test_a_stream_that_lost_bytes_is_never_another_picture(command: Command, see
     assert len(done) < len(files) // 20
 
 
+def test_more_pictures_than_frames_are_refused(command: Command) -> None:
+    """Where Number of Frames is too small nobody can tell which of the pictures is due, and none may be dropped."""
+    files: dict[str, Made] = {}
+    for uid in ALL_ENCODERS:
+        frame = TWELVE if uid == LOSSY[1] else (TWELVE >> 4).astype(np.uint8)
+        stored = 12 if uid == LOSSY[1] else 8
+        one, two = (made(uid, "MONOCHROME2", stored, count * [frame]) for count in (1, 2))
+        (stream,) = one.fragments
+        files[f"{uid} in one fragment"] = replace(one, fragments=[stream + stream])
+        files[f"{uid} in two fragments"] = replace(one, fragments=[stream, stream])
+        files[f"{uid} in two fragments of 1 and 2"] = replace(two, fragments=[stream, stream + stream])
+        files[f"{uid} in three fragments"] = replace(two, fragments=[stream, stream, stream])
+    assert run(command, files) == files.keys()
+
+
 TWINS = {
     "MR_small_RLE.dcm": "MR_small.dcm",
     "MR_small_bigendian.dcm": "MR_small.dcm",

@@ -27,7 +27,8 @@ def test_a_short_run_finds_nothing(batch: fuzz.Batch) -> None:
 
 
 def test_past_findings_are_refused(batch: fuzz.Batch) -> None:
-    """Each file here was once called done, by one old decoder's word or with a header that cannot be."""
+    """Each file here was once called done: by one old decoder's word, with a header that cannot be, or with one of
+    its pictures alone."""
     batch.source.mkdir()
     files = sorted(PAST.glob("*.dcm"))
     for path in files:

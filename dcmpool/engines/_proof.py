@@ -1,4 +1,4 @@
-"""The proof that a JPEG, JPEG-LS or JPEG 2000 Frame is whole, asked of every engine's result.
+"""The proof that a JPEG, JPEG-LS, JPEG 2000 or JPEG XL Frame is whole, asked of every engine's result.
 
 It is about the codestream. Of JPEG-LS it is the word of a strict decoder alone; of JPEG 2000 that is a part of it.
 """
@@ -18,6 +18,7 @@ from dcmpool.errors import Fault
 from dcmpool.imagepixel import ImagePixel
 from dcmpool.instance import Instance
 from dcmpool.jpeg2000 import tiles_alone, walk_jpeg_2000
+from dcmpool.jpegxl import without_end
 from dcmpool.model import FailureKind
 from dcmpool.source import Source
 
@@ -70,6 +71,8 @@ def _check(data: bytes, uid: str, image: ImagePixel, found: Codestream, decoded:
             completeness.check_jpeg_2000(
                 tile, walk_jpeg_2000(tile), lambda altered: turbo.decoded(altered, uid, image, found)
             )
+    elif uid in syntaxes.JPEG_XL:
+        completeness.check_jpeg_xl(without_end(data), again)
     elif uid in syntaxes.JPEG_LOSSY:
         completeness.check_dct(data, found, again)
     elif uid in syntaxes.JPEG_LOSSLESS:
