@@ -27,8 +27,8 @@ from tests.series import make_series
 TOP = Path(__file__).resolve().parent.parent
 """The folder that holds the package, for PYTHONPATH."""
 
-PATIENCE = 50.0
-"""Seconds until a wait counts as failed: far over what a busy machine needs, under pytest's own limit."""
+PATIENCE = 250.0
+"""Seconds until a wait counts as failed: far over what a slow and busy machine needs, under pytest's own limit."""
 
 Record = dict[str, str]
 """File name to SHA-256 of the native Pixel Data before compression."""
@@ -207,7 +207,7 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     return found
 
 
-def all_dead(pids: Sequence[int], seconds: float) -> list[int]:
+def all_dead(pids: Sequence[int], seconds: float = PATIENCE) -> list[int]:
     """Wait until all `pids` are dead, by pidfd; returns those that are not after `seconds`."""
     end = time.monotonic() + seconds
     alive = []

@@ -76,7 +76,7 @@ def test_a_signal_ends_the_child_too(command: Command, file: Path, number: signa
     running, child = stuck(command, file, "--limit", "600")
     running.wait_for(lambda: os.getsid(child) == child)
     running.send(number)
-    ended = running.end(10)
+    ended = running.end()
     assert (ended.code, ended.lines()) == (128 + number, []), ended
     assert all_dead([child], 0.0) == []
 
@@ -87,4 +87,4 @@ def test_a_child_ends_itself_where_its_parent_does_not(command: Command, file: P
     running.send(signal.SIGSTOP)
     assert all_dead([child], 10) == []
     running.send(signal.SIGCONT)
-    assert running.end(10).code == 1
+    assert running.end().code == 1

@@ -25,7 +25,7 @@ from dcmpool.progress import Mode, Progress
 from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.browser import CHROMIUM, browser
-from tests.command import SLOWLY, Command, long_series, own_command, tree
+from tests.command import SLOWLY, Command, long_series, own_command, tree, until
 from tests.series import make_series
 from tests.test_journal import VERSION_1
 
@@ -58,9 +58,9 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     (series / "gone.dcm").write_bytes(whole)
     os.mkfifo(series / "pipe")
     (series / os.fsdecode(b"\xff.txt")).write_text("no DICOM")
-    supervise(folder, attempt_seconds=1.0)
+    supervise(folder, attempt_seconds=5.0)
     (series / "gone.dcm").unlink()
-    return folder, supervise(folder, attempt_seconds=1.0)
+    return folder, supervise(folder, attempt_seconds=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_csv_has_a_row_for_each_file(command: Command, bad_day: tuple[Path, 
         "JPEG Lossless SV1 (.70)",
     )
     assert re.fullmatch("[0-9a-f]{32}", good["pixel_digest"])
-    assert float(good["seconds"]) >= float(good["write_seconds"]) > 0
+    assert float(good["seconds"]) >= float(good["write_seconds"]) >= 0
     assert good["ended"].startswith("20")
     assert found["gone.dcm"]["in_source"] == "no"
     assert (found["pipe"]["outcome"], found["pipe"]["reason"]) == ("skipped", "a FIFO, not a file")
@@ -129,7 +129,7 @@ def test_json_has_the_same_and_totals_that_add_up(command: Command, bad_day: tup
     first, last = report["runs"]
     assert first["totals"]["counts"]["decompressed"] == 6
     assert last["totals"]["files"] == 9
-    assert last["settings"]["limits"]["attempt_seconds"] == 1.0
+    assert last["settings"]["limits"]["attempt_seconds"] == 5.0
     assert last["versions"].keys() >= {"dcmpool", "python", "pydicom", "python-gdcm"}
     assert (last["exit_code"], last["complete"]) == (1, True)
     assert last["begun"] < last["ended"]
@@ -148,7 +148,7 @@ def test_the_page_says_what_happened_to_each_bad_file_and_what_to_do(page: Path)
     kills = html.unescape(re.sub("<[^>]*>", "", text[text.index('id="kills"') : text.index('id="folders"')]))
     assert re.search(r"spin_with_turbo\.dcm\s+complete, decompressed by gdcm", kills)
     assert "std::bad_alloc" in words
-    assert re.search(r"python -m dcmpool attempt '.*spin\.dcm' --engine gdcm --limit 1 ", words)
+    assert re.search(r"python -m dcmpool attempt '.*spin\.dcm' --engine gdcm --limit 5 ", words)
     assert "in <module>" in words or "decode" in words  # a stack
     for kind in (FailureKind.TIMEOUT, FailureKind.MEMORY, FailureKind.CORRUPT):
         assert NEXT_STEP[kind].replace("`", "") in words
@@ -279,6 +279,7 @@ def test_a_run_that_was_killed_is_told_of(command: Command) -> None:
     running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 3)
     running.send(signal.SIGKILL)
     running.end()
+    until(lambda: not running.processes())  # its clerk holds the target as long as it lives
     made = command.run("report", "native", "--html", "a.html", "--csv", "-")
     assert made.code == 0, made
     done = {path.name for path in (command.path / "native").glob("*.dcm")}
@@ -300,8 +301,9 @@ def test_memory_does_not_grow_with_the_files(command: Command) -> None:
     peaks = []
     for number in (500, 50_000):
         make_journal(command.path / f"{number}.sqlite", number)
-        code = "import resource; from dcmpool.cli import app; app(standalone_mode=False);"
-        code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        code = "from dcmpool.cli import app; app(standalone_mode=False);"
+        # Not by getrusage(2): what that calls the peak may be that of the process before exec, which was this one.
+        code += "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
         arguments = ["report", "x", "--journal", f"{number}.sqlite", "--html", f"{number}.html", "--csv", "files.csv"]
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=command.path, env=command.variables(), text=True,

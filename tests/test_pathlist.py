@@ -43,7 +43,7 @@ def test_a_clerk_that_dies_loses_no_file_of_the_list(command: Command, kind: str
     (command.path / "list").unlink()
     (clerk,) = running.processes("dcmpool.clerk")
     os.kill(clerk, signal.SIGKILL)
-    assert all_dead([clerk], 1) == []
+    assert all_dead([clerk]) == []
     ended = running.end()
     assert ended.code == 0, ended
     assert check_series(record, command.path / "native") == []
@@ -124,7 +124,7 @@ def test_interrupted_while_the_list_comes(command: Command, record: Record) -> N
     os.write(theirs, b"CT0001.dcm\n")
     running.wait_for(lambda: is_reading_a_list(running.process.pid))
     running.send(signal.SIGINT)
-    ended = running.end(5)
+    ended = running.end()
     os.close(theirs)
     os.close(ours)
     assert ended.code == 130, ended

@@ -94,7 +94,7 @@ def test_a_worker_that_was_killed_leaves_its_diagnosis_for_good(tmp_path: Path) 
     task = Task(
         os.fsencode(tmp_path / "series"), os.fsencode(tmp_path / "native"), quarantine=os.fsencode(tmp_path / "aside")
     )
-    config = load(flags={"limits": {"attempt_seconds": 1.0}})
+    config = load(flags={"limits": {"attempt_seconds": 5.0}})
 
     def run() -> Report:
         return Supervisor(task, config, Progress(Mode.OFF), worker_module="tests.stuck_children").run()

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from dcmpool.child import Stream
 from dcmpool.model import Due
 from dcmpool.protocol import FROM_CLERK, TO_CLERK, Plan, Planned
-from tests.command import Command, long_series, own_command
+from tests.command import Command, long_series, own_command, until
 from tests.series import make_series
 from tests.test_usage import everything, refused
 
@@ -82,18 +84,25 @@ def test_a_list_in_place_with_a_journal_elsewhere(command: Command, source: Path
     assert rehearsed(command, *listed) == [*(f"settled {name}" for name in lines), "fails missing"]
 
 
+def committed(journal: Path) -> int:
+    """Return how many files a journal tells of while its run is on."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
+        return int(database.execute("SELECT count(*) FROM files").fetchone()[0])
+    return 0
+
+
 def test_after_a_run_that_was_killed(command: Command) -> None:
     """What it has journalled lies in SQLite's write-ahead log alone, and stays there."""
     long_series(command.path / "series")
     running = command.start("run", "series", "-o", "native", "--bandwidth", "4M")  # in several commits
-    running.wait_for(lambda: len(list((command.path / "native").glob("*.dcm"))) > 12)
+    running.wait_for(lambda: committed(command.path / "native/.dcmpool/journal.sqlite") > 4)
     running.send(signal.SIGSTOP)  # or the clerk might see it die first, and close the journal in order
     for process in running.processes("dcmpool.clerk"):
         os.kill(process, signal.SIGKILL)
     running.send(signal.SIGKILL)
     running.end()
-    log = command.path / "native/.dcmpool/journal.sqlite-wal"
-    assert log.stat().st_size
+    until(lambda: not running.processes())
+    assert (command.path / "native/.dcmpool/journal.sqlite-wal").stat().st_size
     lines = rehearsed(command, "-o", "native")
     assert sum(line.startswith("settled") for line in lines) > 4
     assert len(lines) == 40

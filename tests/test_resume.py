@@ -323,7 +323,7 @@ def test_a_journal_that_cannot_be_used_harms_no_result(command: Command, record:
         journal.chmod(0o400)
     else:
         journal.write_bytes({"garbage": b"garbage" * 999, "empty": b"", "cut": content[: len(content) // 2]}[damage])
-    ended = command.run("run", "series", "-o", "native", powerless=True, seconds=20)
+    ended = command.run("run", "series", "-o", "native", powerless=True)
     assert tree(command.path / "native") == before
     assert "Traceback" not in ended.err
     assert ended.code in (0, 1, 2), ended
@@ -344,7 +344,7 @@ def test_rows_of_the_journal_that_cannot_be_understood_stop_nothing(
         names = (b"CT0003.dcm", b"broken.dcm")
         assert database.execute(f"UPDATE files SET {change} WHERE path IN (?, ?)", names).rowcount == 2
         database.commit()
-    again = command.run(*RUN, seconds=20)
+    again = command.run(*RUN)
     assert again.code == 1, again
     assert {path: item["kind"] for path, item in again.failed.items()} == {
         "CT0003.dcm": "EXISTS",

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -81,11 +82,11 @@ def test_once_ends_cleanly_and_can_be_resumed(
     before = results(command)
     children = running.children()
     running.send(number)
-    ended = running.end(20)
+    ended = running.end()
     assert ended.code == 130, ended
     assert ended.summary["exit_code"] == 130
     assert "Traceback" not in ended.err
-    assert all_dead(children, 0.5) == []
+    assert all_dead(children) == []
     assert before <= results(command) < record.keys()
     assert_all_whole(command, record)
     there = len(results(command))
@@ -99,7 +100,7 @@ def test_ctrl_c_reaches_the_whole_process_group_and_files_under_way_still_end(
     command: Command, record: Record, running: Running
 ) -> None:
     os.killpg(running.process.pid, signal.SIGINT)
-    ended = running.end(20)
+    ended = running.end()
     assert ended.code == 130, ended
     assert ended.summary["failed"] == []
     assert ended.summary["kills"] == 0
@@ -107,8 +108,9 @@ def test_ctrl_c_reaches_the_whole_process_group_and_files_under_way_still_end(
 
 
 @pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGHUP")])
-def test_twice_kills_at_once(command: Command, record: Record, running: Running, first: str, second: str) -> None:
+def test_twice_kills_at_once(command: Command, record: Record, first: str, second: str) -> None:
     """A worker that stands still, as in a decoder that hangs, holds the run up to its limit, but no second signal."""
+    running = first_result(command, "--workers", "1", "--limit", "100000")
     (worker,) = running.wait_for(running.workers)
     os.kill(worker, signal.SIGSTOP)
     children = running.children()
@@ -116,10 +118,10 @@ def test_twice_kills_at_once(command: Command, record: Record, running: Running,
     with pytest.raises(subprocess.TimeoutExpired):
         running.process.wait(1)
     running.send(signal.Signals[second])
-    ended = running.end(3)
+    ended = running.end()
     assert ended.code == 130, ended
     assert "Traceback" not in ended.err
-    assert all_dead(children, 0.5) == []
+    assert all_dead(children) == []
     assert_all_whole(command, record)
     assert_a_second_run_completes(command, record)
 
@@ -138,27 +140,27 @@ def test_once_waits_for_a_hanging_file_no_longer_than_its_limit(command: Command
     (worker,) = running.wait_for(running.workers)
     os.kill(worker, signal.SIGSTOP)
     running.send(signal.SIGINT)
-    assert running.end(8).code == 130
+    assert running.end().code == 130
     assert_a_second_run_completes(command, record)
 
 
 @pytest.mark.parametrize("milliseconds", [50, 300])
 def test_interrupted_while_it_starts(command: Command, record: Record, milliseconds: int) -> None:
-    running = command.start("run", "series", "-o", "native", "--workers", "1")
+    running = command.start("run", "series", "-o", "native", "--workers", "1", *SLOWLY)
     with pytest.raises(subprocess.TimeoutExpired):
         running.process.wait(milliseconds / 1000)
     running.send(signal.SIGTERM)
-    ended = running.end(20)
+    ended = running.end()
     assert ended.code in (130, -signal.SIGTERM), ended
     assert "Traceback" not in ended.err
-    assert until(lambda: not running.processes(), 1)
+    assert until(lambda: not running.processes())
     assert_a_second_run_completes(command, record)
 
 
 def test_many_signals_are_as_two(command: Command, record: Record, running: Running) -> None:
     for number in ENDING * 5:
         running.send(number)
-    ended = running.end(10)
+    ended = running.end()
     assert ended.code in (130, *(-number for number in ENDING)), ended
     assert "Traceback" not in ended.err
     assert_a_second_run_completes(command, record)
@@ -169,11 +171,11 @@ def test_many_signals_are_as_two(command: Command, record: Record, running: Runn
 
 def test_ctrl_z_and_fg(command: Command, record: Record) -> None:
     """Longer than the limit of one attempt; no attempt may be lost to it."""
-    running = first_result(command, "--workers", "1", "--limit", "1")
+    running = first_result(command, "--workers", "1", "--limit", "5")
     os.killpg(running.process.pid, signal.SIGTSTP)
-    until(lambda: of_process(running.process.pid, "stat").rpartition(b") ")[2].startswith(b"T"), 5)
+    until(lambda: of_process(running.process.pid, "stat").rpartition(b") ")[2].startswith(b"T"))
     with pytest.raises(subprocess.TimeoutExpired):
-        running.process.wait(3)
+        running.process.wait(7)
     os.killpg(running.process.pid, signal.SIGCONT)
     ended = running.end()
     assert ended.code == 0, ended
@@ -186,7 +188,7 @@ def test_a_worker_that_stands_still_costs_its_limit_and_no_file(command: Command
     os.kill(running.wait_for(running.workers)[0], signal.SIGSTOP)
     ended = running.end()
     assert ended.code == 0, ended
-    assert ended.seconds < 20
+    assert ended.summary["kills"] == 1
     assert check_series(record, command.path / "native") == []
 
 
@@ -226,7 +228,7 @@ def test_the_supervisor_killed_at_a_random_moment(
     moment = random.uniform(0.05, 1.4)
     running = command.start("run", source, "-o", "native", "--workers", str(turn % 2 + 1))
     ended_before = kill_after(running, moment)
-    assert until(lambda: not running.processes(), 1), f"killed after {moment} s"
+    assert until(lambda: not running.processes()), f"killed after {moment} s"
     there = tree(command.path / "native")
     assert {name for name in there if there[name] != wanted[name]} == set(), f"killed after {moment} s"
     again = command.run("run", source, "-o", "native", "--json")
@@ -246,7 +248,7 @@ def test_the_supervisor_killed_at_a_random_moment_in_place(
     moment = random.uniform(0.3, 1.4)
     running = command.start("run", "series", "--in-place", "--workers", str(turn % 2 + 1))
     kill_after(running, moment)
-    assert until(lambda: not running.processes(), 1), f"killed after {moment} s"
+    assert until(lambda: not running.processes()), f"killed after {moment} s"
     there = tree(command.path / "series")
     assert there.keys() == old.keys()
     assert {name for name in there if there[name] not in (old[name], wanted[name])} == set(), f"after {moment} s"
@@ -273,7 +275,7 @@ def test_the_supervisor_killed_while_a_worker_hangs(command: Command, record: Re
     (worker,) = running.wait_for(running.workers)
     os.kill(worker, signal.SIGSTOP)
     kill_after(running, 0.05)
-    assert until(lambda: not running.processes(), 1)
+    assert until(lambda: not running.processes())
     assert_a_second_run_completes(command, record)
 
 
@@ -284,7 +286,7 @@ def test_the_supervisor_killed_while_an_engine_works(command: Command, record: R
     if engine == "gdcmconv":
         running.wait_for(lambda: running.processes("gdcmconv"))
     kill_after(running, 0)
-    assert until(lambda: not running.processes(), 1)
+    assert until(lambda: not running.processes())
     assert_a_second_run_completes(command, record)
 
 
@@ -306,8 +308,9 @@ def test_a_child_killed_changes_nothing(
     if who == "gdcmconv":
         victims += running.wait_for(lambda: running.processes("_gdcm/gdcmconv"))[:1]
     for victim in victims:
-        os.kill(victim, signal.SIGKILL)
-    assert all_dead(victims, 1) == []
+        with suppress(ProcessLookupError):  # a worker dies with its fork server
+            os.kill(victim, signal.SIGKILL)
+    assert all_dead(victims) == []
     ended = running.end()
     assert ended.code == 0, ended
     assert ended.summary["failed"] == []
@@ -357,7 +360,7 @@ def test_ctrl_c_while_modules_are_loaded_is_no_accident(command: Command, record
     assert running.process.stdout is not None
     assert running.process.stdout.read(1) == b"\n"
     running.send(signal.SIGINT)
-    ended = running.end(5)
+    ended = running.end()
     assert (ended.code, ended.lines()) == (130, [])
 
 
@@ -477,7 +480,7 @@ def test_the_lock_dies_with_its_run(command: Command, record: Record, running: R
     kill_after(running, 0)
     again = command.run("run", "series", "-o", "native", "--json")
     if again.code == 3:  # the last child of the first was still dying
-        until(lambda: len(running.processes()) == 0, 1)
+        until(lambda: not running.processes())
         again = command.run("run", "series", "-o", "native", "--json")
     assert again.code == 0, again
     assert check_series(record, command.path / "native") == []
@@ -485,7 +488,7 @@ def test_the_lock_dies_with_its_run(command: Command, record: Record, running: R
 
 def test_a_target_in_use_may_have_any_name(command: Command, record: Record) -> None:
     name = os.fsdecode(b"not-utf8-\xff")
-    first = command.start("run", "series", "-o", name)
+    first = command.start("run", "series", "-o", name, *SLOWLY)
     first.wait_for(first.workers)
     first.send(signal.SIGSTOP)  # it holds TARGET, and does not come to its end
     ended = command.run("run", "series", "-o", name)

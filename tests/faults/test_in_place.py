@@ -17,7 +17,6 @@ def record(command: Command) -> Record:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)  # two runs for each call of a run
 @pytest.mark.parametrize("call", ["linkat", "rename", "fdatasync"])
 def test_a_clerk_that_is_killed_at_each_call_loses_nothing(command: Command, record: Record, call: str) -> None:
     """Each name has its original, or the whole result and a backup of the original; the next run finishes.
