@@ -187,7 +187,7 @@ class Trial:
         process = start(self._archive.folder, self._target)
         sign = self._target / f"{self._archive.count // _FOLDER_FILES // 3:05}"
         while process.poll() is None and not sign.exists():
-            time.sleep(0.05)
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         self._check("the exit code of the run that was killed", process.returncode, -signal.SIGKILL)

@@ -142,7 +142,7 @@ def test_bad_usage_is_the_commands_own_line(source: Path, arguments: dict[str, A
 
 def test_a_target_that_is_in_use_is_an_error_of_its_own(command: Command, source: Path) -> None:
     long_series(command.path / "long", names=400)
-    with dcmpool.stream("long", "native") as outcomes:
+    with dcmpool.stream("long", "native", bandwidth="5M") as outcomes:
         next(outcomes)
         with pytest.raises(dcmpool.LockedError):
             dcmpool.run("long", "native")
@@ -161,7 +161,7 @@ def test_without_a_block_there_is_no_run(source: Path) -> None:
 def test_leaving_the_block_ends_the_run(command: Command, source: Path) -> None:
     """Nothing of it is left, what was done is whole, and the next call goes on."""
     record = long_series(command.path / "long", names=400)
-    with contextlib.suppress(ZeroDivisionError), dcmpool.stream("long", "native", workers=1) as outcomes:
+    with contextlib.suppress(ZeroDivisionError), dcmpool.stream("long", "native", bandwidth="5M") as outcomes:
         next(outcomes)
         raise ZeroDivisionError
     assert (outcomes.report.exit_code, outcomes.report.stopped) == (130, "interrupted")
@@ -174,7 +174,7 @@ def test_leaving_the_block_ends_the_run(command: Command, source: Path) -> None:
 
 def test_a_run_that_is_killed_says_so(command: Command, source: Path) -> None:
     long_series(command.path / "long", names=400)
-    with dcmpool.stream("long", "native") as outcomes:
+    with dcmpool.stream("long", "native", bandwidth="5M") as outcomes:
         next(outcomes)
         assert outcomes._begun is not None
         process = outcomes._begun._process
@@ -190,14 +190,14 @@ def test_a_run_that_is_killed_says_so(command: Command, source: Path) -> None:
 
 def test_no_run_outlives_its_caller(command: Command) -> None:
     """Not even where a process that the caller has forked holds all that the caller held."""
-    long_series(command.path / "long", names=3000)
-    begin = "run = dcmpool.stream('long', 'native', workers=1).__enter__()"
+    long_series(command.path / "long", names=400)
+    begin = "run = dcmpool.stream('long', 'native', bandwidth='5M').__enter__()"
     running = script(command, begin, "import os, time", "os.fork()", "time.sleep(60)")
     running.wait_for(lambda: list((command.path / "native").glob("*.dcm")) and len(running.processes("script.py")) == 2)
     ours, scripts = running.processes("dcmpool."), running.processes("script.py")
     assert len(ours) > 3
     running.process.kill()
-    assert all_dead(ours, 10) == []
+    assert all_dead(ours) == []
     for pid in scripts:
         os.kill(pid, signal.SIGKILL)
     running.end()
@@ -208,7 +208,7 @@ def test_no_run_outlives_its_caller(command: Command) -> None:
 def test_ctrl_c_ends_the_run_in_order(command: Command) -> None:
     """In the caller it is a KeyboardInterrupt, as everywhere."""
     record = long_series(command.path / "long", names=400)
-    running = script(command, "dcmpool.run('long', 'native')", start_new_session=True)
+    running = script(command, "dcmpool.run('long', 'native', bandwidth='5M')", start_new_session=True)
     running.wait_for(lambda: list((command.path / "native").glob("*.dcm")))
     os.killpg(running.process.pid, signal.SIGINT)
     ended = running.end()

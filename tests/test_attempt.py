@@ -23,18 +23,20 @@ def file(command: Command) -> Path:
 
 
 def stuck(command: Command, file: Path, *options: str) -> tuple[Running, int]:
-    """Start an attempt whose child never comes to an end; return it, and the child's id."""
+    """Start an attempt whose child never comes to an end; return it, and the child's id, once it is at work."""
     folder = command.path / "modules"
     folder.mkdir()
+    mark = folder / "mark"
     (folder / "sitecustomize.py").write_text(
         "import sys, time\n"
         "if 'attempt' in sys.orig_argv:\n"
         "    from dcmpool import worker\n"
-        "    worker.inspect = lambda source: time.sleep(600)\n"
+        f"    worker.inspect = lambda source: (open({os.fspath(mark)!r}, 'x').close(), time.sleep(600))\n"
     )
     path = os.pathsep.join((os.fspath(folder), os.fspath(TOP)))
     running = command.start("attempt", file, *options, environment={"PYTHONPATH": path})
-    (child,) = running.wait_for(running.children)
+    running.wait_for(mark.exists)
+    (child,) = running.children()
     shutil.rmtree(folder)
     return running, child
 
@@ -85,6 +87,6 @@ def test_a_child_ends_itself_where_its_parent_does_not(command: Command, file: P
     """At twice the limit."""
     running, child = stuck(command, file, "--limit", "1")
     running.send(signal.SIGSTOP)
-    assert all_dead([child], 10) == []
+    assert all_dead([child]) == []
     running.send(signal.SIGCONT)
     assert running.end().code == 1

@@ -36,7 +36,7 @@ from dcmpool.protocol import (
 from tests.command import until
 from tests.results import Place
 
-SECONDS = 20.0
+SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ def test_a_source_that_does_not_answer_when_it_is_copied_stops_no_commit(folder:
             talk.say(keep(folder))
             until((folder / "native" / ".dcmpool" / "evidence" / "run1-1-1" / "output.txt").exists, SECONDS)
             talk.say(Commit((place.result("CT1", "pixels"),)))
-            assert talk.wait_for(Committed, 10).jobs == (1,)
+            assert talk.wait_for(Committed, 30).jobs == (1,)
             talk.say(Finish(1, complete=True))
-            talk.wait_for(Finished, 10)
+            talk.wait_for(Finished, 30)
             assert evidence(folder) == {"run1-1-1/output.txt": "said"}
             assert not (folder / "native" / ".dcmpool" / "tmp").exists()
     assert place.files() == {"CT1": "pixels"}

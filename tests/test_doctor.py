@@ -57,7 +57,7 @@ def test_an_engine_that_hangs_is_killed_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (impostor / "jpeg_ls.py").write_text("while True: pass")
-    monkeypatch.setattr(doctor, "VECTOR_SECONDS", 2.0)
+    monkeypatch.setattr(doctor, "VECTOR_SECONDS", 3.0)
     monkeypatch.setattr(doctor, "ENGINE_NAMES", ("pyjpegls",))
     health = doctor.examine()
     assert [finding.result for finding in health.findings] == ["hung", "hung"]

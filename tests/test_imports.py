@@ -20,7 +20,7 @@ _TELL = "; import sys; print(*sys.modules, sep='\\n')"
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("module", ["dcmpool", "dcmpool.supervisor", "dcmpool.cli", "dcmpool.summary"])

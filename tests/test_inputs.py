@@ -102,7 +102,7 @@ def test_folders_by_links_are_walked_once_and_cycles_end(command: Command, sourc
     (command.path / "elsewhere").mkdir()
     (command.path / "elsewhere" / "far.dcm").write_bytes((source / "CT0002.dcm").read_bytes())
     (source / "far").symlink_to("../elsewhere")
-    ended = command.run("run", "series", "-o", "native", "--json", seconds=30)
+    ended = command.run("run", "series", "-o", "native", "--json")
     assert ended.code in (0, 1), ended
     assert check_series({**record, "sub/slice.dcm": record["CT0001.dcm"]}, command.path / "native") == []
     far = command.path / "native" / "far" / "far.dcm"
@@ -119,7 +119,7 @@ def test_a_link_that_leads_to_the_target_does_not_copy_it_into_itself(
     (source / "sub" / "slice.dcm").write_bytes((source / "CT0001.dcm").read_bytes())
     path, leads_to = {"to": ("out", "../native"), "into": ("sub/in", "../../native/sub"), "above": ("up", "..")}[way]
     for _ in range(3):
-        ended = command.run("run", "series", "-o", "native", "--json", seconds=30)
+        ended = command.run("run", "series", "-o", "native", "--json")
         assert ended.code == 0, ended
         if not (source / path).is_symlink():
             (source / path).symlink_to(leads_to)
@@ -169,7 +169,7 @@ def test_a_sparse_file_of_a_terabyte_costs_no_memory_and_no_run(command: Command
     with (source / "huge.dcm").open("wb") as file:
         file.write((source / "CT0001.dcm").read_bytes())
         file.truncate(1 << 40)
-    ended = command.run("run", "series", "-o", "native", "--json", "--limit", "1")
+    ended = command.run("run", "series", "-o", "native", "--json", *LIMIT)
     assert ended.code == 1, ended
     assert ended.failed.keys() == {"huge.dcm"}
     assert check_series(record, command.path / "native") == []

@@ -36,7 +36,7 @@ def why_no_fuse() -> str:
     return ""
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
     """Return the first true value of `condition`; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -128,7 +128,7 @@ class Run:
 
     def start(self, module: str = "", group: Path | None = None, **settings: Any) -> None:
         """Start it; `module` has the children's `serve_child`, `group` is the cgroup to be in."""
-        tables = {name: table | settings.get(name, {}) for name, table in self.settings.items()}
+        tables = {name: self.settings.get(name, {}) | settings.get(name, {}) for name in {**self.settings, **settings}}
         lines = [
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
             for name, table in tables.items()
@@ -166,11 +166,11 @@ class Run:
         """Signal the supervisor."""
         self._processes[-1].send_signal(number)
 
-    def await_notice(self, text: str, seconds: float = 20.0) -> None:
+    def await_notice(self, text: str, seconds: float = 120.0) -> None:
         """Wait until stderr has this text."""
         wait_for(lambda: text in self.errors, f"{text!r} in {self.errors!r}", seconds)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 250.0) -> int:
         """Wait for the end and return the exit code."""
         try:
             return self._processes[-1].wait(seconds)
