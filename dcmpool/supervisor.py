@@ -147,8 +147,8 @@ class Supervisor:
             if self._pool.is_over:
                 return
             timeout = self._timeout(before)
+            self._clock.expect_wait(timeout)
             ready = self._selector.select(timeout)
-            self._clock.discount(before, timeout)
             wakeup.heed(self._selector, ready)
             now = self._clock.now()
             if self._interrupts.are_urgent:

@@ -286,7 +286,7 @@ def test_a_run_that_was_killed_is_told_of(command: Command) -> None:
     assert rows(made.out).keys() <= done
     text = (command.path / "a.html").read_text()
     assert "it is still on, or it was killed" in text
-    assert f"cd {command.path} && dcmpool run series -o native --bandwidth 8M" in html.unescape(text)
+    assert f"cd {command.path} && dcmpool run series -o native --bandwidth 5M" in html.unescape(text)
     assert command.run("run", "series", "-o", "native", "--quiet").code == 0
     assert "All 40 files are complete" in _page(command)
 
