@@ -34,7 +34,7 @@ _SCOPES = 0b11
 """Abstract Unix sockets and signals (since ABI 6)."""
 
 _SECRET = frozenset({b"etc", b"root", b"proc", b"sys", b"boot", b"run", b"dev"})
-_NEEDED = (b"/etc/ld.so.cache", b"/etc/localtime", b"/dev/urandom", b"/dev/zero", b"/run/media")
+_NEEDED = (b"/etc/ld.so.cache", b"/etc/localtime", b"/dev/urandom", b"/dev/zero", b"/dev/shm", b"/run/media")
 _FOREIGN = ("nfs", "cifs", "smb", "fuse", "autofs", "9p", "ceph", "afs", "glusterfs", "lustre")
 _OPEN_FILES = 256
 

@@ -1,7 +1,9 @@
 """What a worker may not do, tried for real; and what it must still be able to read."""
 
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,11 +49,14 @@ def test_without_the_sandbox_nothing_is_refused(series: Run) -> None:
 
 
 @needs_landlock
-def test_sources_behind_links_are_read(series: Run) -> None:
-    """Files and directories that links of SOURCE lead to, outside of it."""
-    elsewhere = series.source.parent / "elsewhere"
-    elsewhere.mkdir()
-    (series.source / "CT0001.dcm").rename(elsewhere / "CT0001.dcm")
+@pytest.mark.parametrize("where", ["", "/dev/shm"])
+def test_sources_behind_links_are_read(series: Run, where: str, request: pytest.FixtureRequest) -> None:
+    """Files and directories that links of SOURCE lead to, outside of it; also what lies in memory."""
+    if where and not os.access(where, os.W_OK):
+        pytest.skip(f"there is no {where} here")
+    elsewhere = Path(tempfile.mkdtemp(dir=where or series.source.parent))
+    request.addfinalizer(lambda: shutil.rmtree(elsewhere))
+    shutil.move(series.source / "CT0001.dcm", elsewhere)
     (series.source / "CT0001.dcm").symlink_to(elsewhere / "CT0001.dcm")
     (series.source / "more").symlink_to(elsewhere)
     report = series.run(sandbox={"mode": "require"})
