@@ -47,7 +47,7 @@ _DESCRIPTOR = re.compile(r"//?(?:dev|proc/self)/fd/(\d{1,9})")
 class EventLink:
     """The stream `to`: a path, "-" for standard output, or None for no stream. `notice` tells the user.
 
-    `trees`: SOURCE and TARGET, in which it may not lie.
+    `trees`: SOURCE, TARGET and where originals are kept: it may not lie there.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ _READ_BYTES = 1 << 16
 def open_stream(path: bytes, trees: Iterable[bytes] = ()) -> int:
     """Open a file for what is added at its end. A line that a killed run left unfinished is ended before.
 
-    `trees`: SOURCE and TARGET; a file in one of them would be taken for one of its own, or a result get its name.
+    `trees`: SOURCE, TARGET and where originals are kept; a file in one of them would be taken for one of its own, or
+    what comes there get its name.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def _refuse_among_files(path: bytes, trees: Iterable[bytes]) -> None:
     named = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     for tree in map(os.path.realpath, trees):
         if tree in (os.path.commonpath((tree, real)) for real in (named, os.path.realpath(path))):
-            raise UsageError("it lies in the source or the target: choose a place outside of both")
+            raise UsageError("it lies in the source or the target, or among what is kept aside: choose another place")
 
 
 def copy(channel: socket.socket, fd: int) -> None:
@@ -83,7 +84,7 @@ def _serve(channel: socket.socket, to: str, trees: Iterable[bytes]) -> None:
 
 
 def main() -> None:
-    """Write to a path, or to stdin. Arguments: the socket, the parent's pid, that path, SOURCE, TARGET."""
+    """Write to a path, or to stdin. Arguments: the socket, the parent's pid, that path, the trees to keep out of."""
     channel, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     _os.die_with_parent(parent)
     try:

@@ -108,7 +108,8 @@ class Supervisor:
             raise LaunchError(f"processes cannot be started: {refusal(error)}") from error
 
     def _run_guarded(self) -> Report:
-        trees = (self._task.source, self._task.target)
+        task = self._task
+        trees = (task.source, task.target, task.backup, task.quarantine)
         self._events = EventLink(self._selector, self._stream_to, self._progress.notice, trees=trees)
         self._clerk = self._new_clerk()
         self._children = self._new_children()

@@ -285,6 +285,26 @@ def test_a_stream_among_the_files_of_a_run_is_refused(command: Command, record: 
         assert everything(command.path) == before
 
 
+@pytest.mark.parametrize(
+    ("place", "how"),
+    [
+        ("kept/new", ("--in-place", "--backup", "kept")),
+        ("aside/new", ("-o", "native", "--quarantine", "aside")),
+    ],
+)
+def test_a_stream_among_originals_that_are_kept_is_refused(
+    command: Command, record: Record, place: str, how: tuple[str, ...]
+) -> None:
+    """The next original may have that name."""
+    (command.path / place).parent.mkdir()
+    before = everything(command.path)
+    ended = command.run("run", "series", *how, "--events", place)
+    assert ended.code == 2
+    (line,) = ended.lines()
+    assert f"events cannot be written to {place}: it lies in the source or the target, or among" in line
+    assert everything(command.path) == before
+
+
 def test_a_stream_beside_a_single_file_is_fine(command: Command, record: Record) -> None:
     ended = command.run("run", "series/CT0001.dcm", "-o", "native", "--events", "series/events.jsonl")
     assert ended.code == 0, ended
