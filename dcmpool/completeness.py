@@ -10,7 +10,7 @@ about the codestream, whatever engine decoded it:
   decoder ended before it.
 
 - JPEG 2000: OpenJPEG must miss bytes that are taken from the end of a tile.
-- JPEG XL: libjxl must miss the last byte; it passes over what follows a codestream, be it a second one.
+- JPEG XL: libjxl must miss the last bytes; it passes over what follows a codestream, be it a second one.
 
 What is left to chance: bytes missing from the middle and a decoder that, out of step, ends within the same byte.
 """
@@ -141,20 +141,22 @@ def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], ND
         raise corrupt(_EXCESS)
 
 
-def check_jpeg_xl(shortened: bytes, decode: Callable[[bytes], NDArray[Any]]) -> None:
-    """Demand that nothing can be decoded from a stream that has lost its last byte; `decode` raises Fault for what it
-    refuses.
+def check_jpeg_xl(data: bytes, shortened: bytes, decode: Callable[[bytes], NDArray[Any]]) -> None:
+    """Demand that nothing can be decoded from a stream that has lost its end.
+
+    `decode` raises Fault for what it refuses, MemoryError where it may lack memory.
 
     Raises
     ------
     Fault
         CORRUPT when the picture does without it: what follows the codestream is no part of it.
-    MemoryError
-        Where `decode` lacks memory.
     """
     try:
         decode(shortened)
     except Fault:
+        return
+    except MemoryError:
+        decode(data)  # where the whole has enough memory it was not for want of it
         return
     raise corrupt(_EXCESS)
 

@@ -33,7 +33,7 @@ STDOUT = "-"
 """Instead of a path: standard output."""
 _MAX_BYTES = 4 * 1024 * 1024
 """What may wait for the reader, beside what the kernel holds."""
-_OPEN_SECONDS = 10.0
+_OPEN_SECONDS = 2.0
 """How long a run waits to hear whether its stream can be written; storage that takes longer is not waited for."""
 _PATIENCE_SECONDS = 2.0
 """How long a run that is over waits for a reader that does not read on."""

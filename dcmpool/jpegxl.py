@@ -44,13 +44,16 @@ def read_jpeg_xl(data: bytes) -> Codestream:
 
 
 def without_end(data: bytes) -> bytes:
-    """Give a stream that `read_jpeg_xl` takes without the last byte of its codestream that is not 00.
+    """Give a stream that `read_jpeg_xl` takes without the end of its codestream: its last two bytes, after any 00.
 
-    Nothing tells where a codestream ends but decoding it: no decoder can do without this byte, unless the end came
-    before it.
+    Nothing tells where a codestream ends but decoding it: no decoder can do without both of them, unless the end came
+    before. One byte may be padding: encoders are known to add FF.
     """
-    stop = _boxed(data)[-1][1] if data[:12] == _CONTAINER else len(data)
-    return data[:stop].rstrip(b"\x00")[:-1]
+    for start, stop in reversed(_boxed(data) if data[:12] == _CONTAINER else [(0, len(data))]):
+        held = len(data[start:stop].rstrip(b"\x00"))
+        if held:
+            return data[: start + max(0, held - 2)]
+    raise corrupt("the JPEG XL stream is empty")
 
 
 class _Bits:
@@ -111,9 +114,9 @@ def _metadata(bits: _Bits) -> tuple[int, bool, bool]:
 def _boxed(data: bytes) -> list[tuple[int, int]]:
     """Give start and stop of each part of the one codestream in a container, whose boxes end where the data do."""
     position, parts, is_whole = len(_CONTAINER), list[tuple[int, int]](), False
-    while data[position:].strip(b"\x00"):
+    while len(data[position:].rstrip(b"\x00")) > 1:  # one byte more is padding
         length, kind = struct.unpack(">L4s", data[position : position + 8].ljust(8, b"\x00"))
-        if not (kind.isascii() and kind.decode("latin-1").isprintable()):
+        if min(kind) < ord(" "):
             raise corrupt(f"the JPEG XL container holds no box at byte {position} where one is due")
         start = position + 8
         if length == 1:

@@ -191,7 +191,7 @@ def test_a_run_that_is_killed_says_so(command: Command, source: Path) -> None:
 def test_no_run_outlives_its_caller(command: Command) -> None:
     """Not even where a process that the caller has forked holds all that the caller held."""
     long_series(command.path / "long", names=400)
-    begin = "run = dcmpool.stream('long', 'native', bandwidth='5M').__enter__()"
+    begin = "run = dcmpool.stream('long', 'native', bandwidth='100K').__enter__()"
     running = script(command, begin, "import os, time", "os.fork()", "time.sleep(60)")
     running.wait_for(lambda: list((command.path / "native").glob("*.dcm")) and len(running.processes("script.py")) == 2)
     ours, scripts = running.processes("dcmpool."), running.processes("script.py")

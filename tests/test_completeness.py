@@ -235,13 +235,14 @@ def test_a_jpeg_xl_stream_cut_short_is_refused(part: int, tmp_path: Path) -> Non
 def jpeg_xl_streams() -> dict[str, bytes]:
     """Return `eight_bit` as JPEG XL in all forms: modular and VarDCT, bare and boxed, and a JPEG that was packed anew.
 
-    The boxes of the last two come in an order of ours: what ISO/IEC 18181-2 allows behind the codestream, and
-    the codestream in two parts that part in its head.
+    The boxes of the last three come in an order of ours: what ISO/IEC 18181-2 allows behind the codestream, the
+    codestream in two parts that part in its head, and with nothing in its last part.
     """
     frame = eight_bit()
     bare = bytes(imagecodecs.jpegxl_encode(frame, lossless=True))
     signature, box = bytes.fromhex("0000000c4a584c200d0a870a"), struct.Struct(">L4s")
     kind = box.pack(20, b"ftyp") + b"jxl \0\0\0\0jxl "
+    empty, foreign = box.pack(12, b"jxlp") + b"\x80\0\0\1", box.pack(10, b"\xa9nam") + b"\0\1"
     parts = b"".join(
         box.pack(12 + len(part), b"jxlp") + number + part
         for number, part in ((b"\0\0\0\0", bare[:3]), (b"\x80\0\0\1", bare[3:]))
@@ -253,10 +254,11 @@ def jpeg_xl_streams() -> dict[str, bytes]:
         "of a JPEG": bytes(imagecodecs.jpegxl_encode_jpeg(imagecodecs.jpeg8_encode(frame, level=90))),
         "box behind": signature + kind + box.pack(8 + len(bare), b"jxlc") + bare + box.pack(12, b"Exif") + bytes(4),
         "two parts": signature + kind + parts,
+        "empty part": signature + kind + box.pack(12 + len(bare), b"jxlp") + bytes(4) + bare + empty + foreign,
     }
 
 
-JPEG_XL_FORMS = ["bare", "boxed", "lossy", "of a JPEG", "box behind", "two parts"]
+JPEG_XL_FORMS = ["bare", "boxed", "lossy", "of a JPEG", "box behind", "two parts", "empty part"]
 
 
 @pytest.mark.parametrize("form", JPEG_XL_FORMS)
@@ -269,10 +271,11 @@ def test_what_follows_a_jpeg_xl_codestream_is_not_passed_over(form: str, tmp_pat
     assert found is not None
     if uid == JPEG_XL:
         assert np.array_equal(found, frame)
-    for more in (*streams.values(), b"\1\2", b"\1", bytes(40) + b"\1"):
+    for more in (*streams.values(), b"\1\2", bytes(40) + b"\1\2"):
         assert outcome(Made(uid, frame, [stream + more]), tmp_path) is None, more[:20]
         assert outcome(Made(uid, frame, [reference.even(stream), more]), tmp_path) is None, more[:20]
-    assert outcome(Made(uid, frame, [stream + bytes(6)]), tmp_path) is not None
+    for padding in (b"\0", b"\xff", bytes(6)):
+        assert outcome(Made(uid, frame, [stream + padding]), tmp_path) is not None, padding
 
 
 @pytest.mark.parametrize("engine", ["gdcm", "gdcmconv"])

@@ -123,11 +123,11 @@ def test_an_attempt_can_be_repeated(series: Run) -> None:
 
 
 def test_looking_takes_no_time() -> None:
-    """Some hundred microseconds; but a busy machine may let it wait."""
+    """Far below the 100 ms that a supervisor may spend on it; of CPU, since a busy machine may let it wait."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        begun = time.monotonic()
+        begun = time.thread_time()
         for _ in range(20):
             diagnose.examine(process.pid)
-        seconds = (time.monotonic() - begun) / 20
+        seconds = (time.thread_time() - begun) / 20
         process.kill()
-    assert seconds < 1
+    assert seconds < 0.05

@@ -72,7 +72,7 @@ def _check(data: bytes, uid: str, image: ImagePixel, found: Codestream, decoded:
                 tile, walk_jpeg_2000(tile), lambda altered: turbo.decoded(altered, uid, image, found)
             )
     elif uid in syntaxes.JPEG_XL:
-        completeness.check_jpeg_xl(without_end(data), again)
+        completeness.check_jpeg_xl(data, without_end(data), again)
     elif uid in syntaxes.JPEG_LOSSY:
         completeness.check_dct(data, found, again)
     elif uid in syntaxes.JPEG_LOSSLESS:

@@ -159,16 +159,16 @@ NOBODY_ANSWERS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("whose", NOBODY_ANSWERS)
 def test_interrupted_twice_while_every_worker_hangs(from_disk: Run, onto_disk: Run, disk: Disk, whose: str) -> None:
-    """The prompt is back, with every worker beyond the reach of SIGKILL; the next run finishes."""
+    """The prompt is back soon, with every worker beyond the reach of SIGKILL; the next run finishes."""
     assert from_disk is onto_disk
     disk.rules(*NOBODY_ANSWERS[whose])
-    onto_disk.start()
+    onto_disk.start(storage={"give_up_seconds": 1000.0})
     wait_for(lambda: len(disk.hits) >= 2, "both workers")
     family = onto_disk.process.children(recursive=True)
     onto_disk.signal(signal.SIGINT)
     onto_disk.await_notice("once more stops at once")
     onto_disk.signal(signal.SIGINT)
-    assert onto_disk.wait() == 130
+    assert onto_disk.wait(20) == 130
     hanging = [process for process in family if not is_gone(process.pid)]
     assert len(hanging) >= 2, "the test has not made anything hang"
     wait_for(
