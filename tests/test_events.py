@@ -376,7 +376,13 @@ def test_what_a_slow_reader_misses_is_counted(tmp_path: Path) -> None:
 
 def test_the_schema_is_that_of_the_code() -> None:
     """`docs/events.schema.json` is made by `python -m tests.test_events`."""
-    assert json.loads((DOCS / "events.schema.json").read_text()) == json.loads(json.dumps(events.schema()))
+    written = json.loads((DOCS / "events.schema.json").read_text(), object_hook=without_names)
+    assert written == json.loads(json.dumps(events.schema()), object_hook=without_names)
+
+
+def without_names(node: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a schema without what msgspec tells from its version 0.23 on: which names a mapping may have."""
+    return {key: value for key, value in node.items() if key != "propertyNames"}
 
 
 def test_every_event_and_field_is_explained() -> None:
