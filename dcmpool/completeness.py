@@ -119,12 +119,8 @@ def check_jpeg_2000(data: bytes, found: Codestream, decode: Callable[[bytes], ND
 
     def misses(altered: bytes) -> bool:
         nonlocal whole
-        try:
-            picture = decode(altered)
-        except Fault:
-            return True
-        except MemoryError:
-            decode(data)  # where the whole has enough memory it was not for want of it
+        picture = _unless_refused(altered, data, decode)
+        if picture is None:
             return True
         whole = decode(data) if whole is None else whole
         return not np.array_equal(picture, whole)
@@ -151,14 +147,19 @@ def check_jpeg_xl(data: bytes, shortened: bytes, decode: Callable[[bytes], NDArr
     Fault
         CORRUPT when the picture does without it: what follows the codestream is no part of it.
     """
+    if _unless_refused(shortened, data, decode) is not None:
+        raise corrupt(_EXCESS)
+
+
+def _unless_refused(altered: bytes, data: bytes, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any] | None:
+    """Decode a stream that was made of `data`; give None where it is refused, be it with little memory left."""
     try:
-        decode(shortened)
+        return decode(altered)
     except Fault:
-        return
+        return None
     except MemoryError:
         decode(data)  # where the whole has enough memory it was not for want of it
-        return
-    raise corrupt(_EXCESS)
+        return None
 
 
 def _with(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:

@@ -13,6 +13,8 @@ _SIGNATURE: Final = b"\xff\x0a"
 _CONTAINER: Final = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _GREY: Final = 1
+_HEAD_BYTES: Final = 130
+"""More than a head takes that has no preview, no animation and no extra channels."""
 
 
 def read_jpeg_xl(data: bytes) -> Codestream:
@@ -23,8 +25,7 @@ def read_jpeg_xl(data: bytes) -> Codestream:
     Fault
         CORRUPT when it is damaged, UNSUPPORTED for what a native Frame cannot hold.
     """
-    is_boxed = data[:12] == _CONTAINER
-    head = b"".join(data[start:stop] for start, stop in _boxed(data)) if is_boxed else data
+    head = b"".join(data[start : min(stop, start + _HEAD_BYTES)] for start, stop in _parts(data))[:_HEAD_BYTES]
     if head[:2] != _SIGNATURE:
         raise corrupt("the JPEG XL stream does not start with its signature")
     bits = _Bits(head[2:])
@@ -49,19 +50,17 @@ def without_end(data: bytes) -> bytes:
     Nothing tells where a codestream ends but decoding it: no decoder can do without both of them, unless the end came
     before. One byte may be padding: encoders are known to add FF.
     """
-    for start, stop in reversed(_boxed(data) if data[:12] == _CONTAINER else [(0, len(data))]):
-        held = len(data[start:stop].rstrip(b"\x00"))
-        if held:
-            return data[: start + max(0, held - 2)]
-    raise corrupt("the JPEG XL stream is empty")
+    ends = ((start, start + len(data[start:stop].rstrip(b"\x00"))) for start, stop in reversed(_parts(data)))
+    start, end = next((start, end) for start, end in ends if end > start)
+    return data[: max(start, end - 2)]
 
 
 class _Bits:
     """Fields of a JPEG XL head, the lowest bit of each byte first."""
 
     def __init__(self, data: bytes) -> None:
-        self.number = int.from_bytes(data[:128], "little")
-        self.left = 8 * len(data[:128])
+        self.number = int.from_bytes(data, "little")
+        self.left = 8 * len(data)
 
     def u(self, count: int) -> int:
         """Read a number of `count` bits."""
@@ -111,10 +110,14 @@ def _metadata(bits: _Bits) -> tuple[int, bool, bool]:
     return precision, bits.choice((0, 0), (1, 0), (2, 4), (18, 6)) == _GREY, not xyb
 
 
-def _boxed(data: bytes) -> list[tuple[int, int]]:
-    """Give start and stop of each part of the one codestream in a container, whose boxes end where the data do."""
+def _parts(data: bytes) -> list[tuple[int, int]]:
+    """Give start and stop of each part of the one codestream: all, or in the boxes of a container, which end where the
+    data do."""
+    if data[:12] != _CONTAINER:
+        return [(0, len(data))]
     position, parts, is_whole = len(_CONTAINER), list[tuple[int, int]](), False
-    while len(data[position:].rstrip(b"\x00")) > 1:  # one byte more is padding
+    last = len(data.rstrip(b"\x00")) - 1
+    while position < last:  # one byte more is padding
         length, kind = struct.unpack(">L4s", data[position : position + 8].ljust(8, b"\x00"))
         if min(kind) < ord(" "):
             raise corrupt(f"the JPEG XL container holds no box at byte {position} where one is due")

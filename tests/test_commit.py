@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dcmpool import _os, replica
@@ -532,7 +532,7 @@ def after_every_death(scene: Scene) -> Iterator[tuple[Place, list[Result], dict[
     assert step > 3
 
 
-_SLOW = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+_SLOW = settings(max_examples=4)
 
 
 @given(SCENES)

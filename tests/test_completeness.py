@@ -29,9 +29,7 @@ from tests.tiles import tiled
 JPEG_XL = "1.2.840.10008.1.2.4.110"
 JPEG_XL_LOSSY = "1.2.840.10008.1.2.4.112"
 EXTENDED = "1.2.840.10008.1.2.4.51"
-once = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+once = settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(made: Made, folder: Path, engine: str = "turbo") -> Array | None:

@@ -32,7 +32,7 @@ from dcmpool.supervisor import Supervisor
 from dcmpool.task import Task
 from tests.command import SLOWLY, TOP, Command, Record, long_series, own_command
 from tests.series import make_series
-from tests.test_usage import everything
+from tests.test_usage import refused
 
 command = pytest.fixture(own_command)
 
@@ -262,12 +262,8 @@ def test_a_file_that_holds_something_else_is_left_alone(command: Command, record
             os.link(command.path / "journal.sqlite", named)
         case _:
             named.write_text(content)
-    before = everything(command.path)
-    ended = command.run("run", "series", "-o", "other", "--events", "named")
-    assert ended.code == 2
-    (line,) = ended.lines()
-    assert "events cannot be written to named: it holds something else" in line
-    assert everything(command.path) == before
+    says = "events cannot be written to named: it holds something else"
+    refused(command, "series", "-o", "other", "--events", "named", says=says)
 
 
 @pytest.mark.parametrize("place", ["series/new", "series/CT0001.dcm", "series/link", "link", "native/.dcmpool/new"])
@@ -276,13 +272,9 @@ def test_a_stream_among_the_files_of_a_run_is_refused(command: Command, record: 
     (command.path / "outside").mkdir()
     (command.path / "series/link").symlink_to(command.path / "outside/new")
     (command.path / "link").symlink_to("native/CT0009.dcm")
-    before = everything(command.path)
+    says = f"events cannot be written to {place}: it lies in the source or the target"
     for how in (["-o", "native"], ["--in-place"]) if place.startswith("series") else (["-o", "native"],):
-        ended = command.run("run", "series", *how, "--events", place)
-        assert ended.code == 2
-        (line,) = ended.lines()
-        assert f"events cannot be written to {place}: it lies in the source or the target" in line
-        assert everything(command.path) == before
+        refused(command, "series", *how, "--events", place, says=says)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +289,8 @@ def test_a_stream_among_originals_that_are_kept_is_refused(
 ) -> None:
     """The next original may have that name."""
     (command.path / place).parent.mkdir()
-    before = everything(command.path)
-    ended = command.run("run", "series", *how, "--events", place)
-    assert ended.code == 2
-    (line,) = ended.lines()
-    assert f"events cannot be written to {place}: it lies in the source or the target, or among" in line
-    assert everything(command.path) == before
+    says = f"events cannot be written to {place}: it lies in the source or the target, or among"
+    refused(command, "series", *how, "--events", place, says=says)
 
 
 def test_a_stream_beside_a_single_file_is_fine(command: Command, record: Record) -> None:

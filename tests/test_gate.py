@@ -1,6 +1,6 @@
 """The write gate: what its class promises, by a state machine against a model, and its rules one by one."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -183,13 +183,11 @@ def test_a_gate_that_does_not_adapt() -> None:
 
 
 TestGate = GateMachine.TestCase
-TestGate.settings = settings(
-    deadline=None, max_examples=100, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
-)
+TestGate.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), writers=st.integers(1, 3))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_everyone_who_takes_bytes_then_a_place_then_writes_gets_through(sizes: list[int], writers: int) -> None:
     """At every point somebody can go on, whatever the sizes, and the bytes are granted in the order of asking."""
     gate = WriteGate(20, writers)

@@ -86,7 +86,7 @@ def test_an_ending_is_found_again_as_the_message_about_it(place: Place, kind: Fa
 
 
 @given(path=st.binary(min_size=1, max_size=255), reason=st.text(max_size=50))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_path_and_any_reason_can_be_kept(path: bytes, reason: str) -> None:
     """Paths are bytes: not UTF-8, with NUL, whatever."""
     with closing(Journal(b":memory:", "run", "1")) as journal:

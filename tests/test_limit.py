@@ -87,7 +87,7 @@ def test_what_has_no_pixels_teaches_nothing() -> None:
     slowest=st.floats(1e-9, 1e6),
     floor=st.floats(0.001, 1e6),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_limit_is_a_time_that_the_loop_can_wait_for(
     learned: list[tuple[str, str, int, float]], size: int, slowest: float, floor: float
 ) -> None:

@@ -369,7 +369,6 @@ class StoppingMachine(PoolMachine):
 
 
 _SETTINGS = settings(
-    deadline=None,
     max_examples=100,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -117,7 +117,7 @@ def is_answered_properly(codec: Codec[Any], data: bytes) -> None:
 
 @pytest.mark.parametrize(("direction", "message_type"), ALL)
 @given(data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_every_message_comes_out_as_it_went_in(
     direction: str, message_type: type[Message], data: st.DataObject
 ) -> None:
@@ -132,7 +132,7 @@ def test_every_message_comes_out_as_it_went_in(
     messages=st.lists(st.one_of([values(message) for message in messages_of("FromWorker")]), max_size=5),
     cuts=st.lists(st.integers(0, 5000), max_size=30),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_stream_may_be_cut_anywhere(messages: list[Message], cuts: list[int]) -> None:
     """The reader gives the same messages in the same order, and holds nothing at the end."""
     stream = b"".join(FROM_WORKER.encode(message) for message in messages)
@@ -144,7 +144,7 @@ def test_a_stream_may_be_cut_anywhere(messages: list[Message], cuts: list[int]) 
 
 @pytest.mark.parametrize("direction", CODECS)
 @given(data=st.one_of(st.binary(max_size=300), st.binary(min_size=1, max_size=300).map(frame)))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_random_bytes_are_a_protocol_error_or_messages(direction: str, data: bytes) -> None:
     """Never another exception: the supervisor would die of it."""
     is_answered_properly(CODECS[direction], data)
@@ -152,7 +152,7 @@ def test_random_bytes_are_a_protocol_error_or_messages(direction: str, data: byt
 
 @pytest.mark.parametrize(("direction", "message_type"), ALL)
 @given(data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_damaged_messages_are_a_protocol_error_or_messages(
     direction: str, message_type: type[Message], data: st.DataObject
 ) -> None:

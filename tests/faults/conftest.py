@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.command import PATIENCE
 from tests.faults import FSNAME
 from tests.series import check_series, make_series
 
@@ -170,7 +171,7 @@ class Run:
         """Wait until stderr has this text."""
         wait_for(lambda: text in self.errors, f"{text!r} in {self.errors!r}", seconds)
 
-    def wait(self, seconds: float = 250.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for the end and return the exit code."""
         try:
             return self._processes[-1].wait(seconds)
